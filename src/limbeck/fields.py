@@ -1,0 +1,24 @@
+"""The types that builders of the schedule file share; their bounds are part of the file's schema."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Annotated, Any
+
+from pydantic import BeforeValidator, Field
+
+
+def _one_name_is_a_list(value: Any) -> Any:
+    return [value] if isinstance(value, str) else value
+
+
+Sparsity = Annotated[float, Field(ge=0, le=1, description="fraction of zeros, from 0 to 1")]
+NonNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+Names = Annotated[
+    list[str],
+    BeforeValidator(_one_name_is_a_list, json_schema_input_type=str | list[str]),
+    Field(min_length=1, description="parameter names, globs or 're:REGEX'; one name may stand without brackets"),
+]
+Thresholds = Annotated[Mapping[str, NonNegative], Field(min_length=1, description="parameter name, glob or 're:REGEX' to a number of 0 or more")]
+Levels = Annotated[Mapping[str, Sparsity], Field(min_length=1, description="parameter name, glob or 're:REGEX' to a fraction of zeros")]

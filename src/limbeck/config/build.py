@@ -1,0 +1,68 @@
+"""From a checked schedule file to a scheduler."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+
+import yaml
+from torch import nn
+from torch.optim import Optimizer
+
+from limbeck.config.check import Checked, Plugins, check
+from limbeck.config.load import Source, load
+from limbeck.config.policies import KINDS, Policy
+from limbeck.config.report import Report
+from limbeck.events import Action
+from limbeck.names import named_parameters
+from limbeck.scheduler import Scheduler
+from limbeck.schedules import Window
+
+
+def load_schedule(source: Source, model: nn.Module, optimizer: Optimizer | None = None, *, allow_plugins: bool = False) -> Scheduler:
+    """A scheduler from a schedule file (its path, its text, or the mapping that it holds).
+
+    >>> text = '''
+    ... version: 1
+    ... pruners: {half: {class: SparsityLevelParameterPruner, levels: {weight: 0.5}}}
+    ... policies: [{pruner: {instance_name: half}, epochs: [0]}]
+    ... '''
+    >>> layer = nn.Linear(4, 2)
+    >>> load_schedule(text, layer).on_epoch_begin(0)
+    >>> int(layer.weight.count_nonzero())
+    4
+
+    Raises ``ScheduleError`` with all faults, each with its line, its path in the file and the remedy. Nothing is built before that.
+    """
+    checked = check(load(source), named_parameters(model), optimizer, "import" if allow_plugins else "refuse")
+    if optimizer is None:
+        _ask_for_optimizer(checked)
+    checked.report.raise_if_faulty()
+    text = checked.document.text
+    if text is None and isinstance(source, Mapping):
+        text = yaml.safe_dump(dict(source), sort_keys=False)
+    return Scheduler(model, [applied(checked, policy) for policy in checked.policies], optimizer, text)
+
+
+def check_file(source: str | os.PathLike[str], model: nn.Module | None = None, *, allow_plugins: bool = False) -> Report:
+    """All faults and warnings of a schedule file; with a model also names that match none of its parameters. Plugins are never run.
+
+    >>> print(check_file("nowhere.yaml").text())
+    nowhere.yaml: 1 fault
+      cannot be read: No such file or directory
+    """
+    plugins: Plugins = "allow" if allow_plugins else "refuse"
+    return check(load(source), None if model is None else named_parameters(model), plugins=plugins).report
+
+
+def applied(checked: Checked, policy: Policy) -> tuple[Window, Action]:
+    """When a policy fires and what it does; every policy has an action of its own, also where two apply one instance."""
+    instance = checked.entries[policy.kind, policy.instance].made
+    return policy.window, KINDS[policy.kind].action(instance, **policy.arguments)
+
+
+def _ask_for_optimizer(checked: Checked) -> None:
+    for policy in checked.policies:
+        if policy.kind == "lr_scheduler":
+            message = "changes the learning rate and needs the optimizer: load_schedule(file, model, optimizer)"
+            checked.report.faults.append(checked.document.fault(message, (*policy.path, policy.kind)))

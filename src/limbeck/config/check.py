@@ -1,0 +1,249 @@
+"""Everything that can be wrong with a schedule, found before anything is built, all at once."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from importlib import import_module
+from typing import Any, Literal
+
+from torch.optim import Optimizer
+
+from limbeck.config.components import SECTIONS, Builder, Section
+from limbeck.config.load import Document
+from limbeck.config.policies import Policy, check_policies
+from limbeck.config.report import Fault, Path, Report
+from limbeck.config.signature import show, signature
+from limbeck.errors import LimbeckError, did_you_mean
+from limbeck.names import Named, matches, resolve
+
+VERSION = 1
+KEYS = ("version", *(section.name for section in SECTIONS), "policies")
+PLUGIN = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*")
+
+Plugins = Literal["refuse", "allow", "import"]
+"""Plugins are a fault, or are allowed but left alone (their code does not run), or are imported and checked like all others."""
+
+
+@dataclass(frozen=True)
+class Entry:
+    """An instance that the file declares; ``made`` is None when it has faults, or is a plugin that was not imported."""
+
+    section: Section
+    name: str
+    class_name: str = ""
+    arguments: Mapping[str, Any] = field(default_factory=dict)
+    made: object = None
+
+
+@dataclass
+class Checked:
+    """A schedule file, checked: what it declares, when it fires, and the report."""
+
+    document: Document
+    report: Report
+    entries: dict[tuple[str, str], Entry] = field(default_factory=dict)
+    """By ``(kind, name)``: ``("pruner", "rnn")``."""
+    policies: list[Policy] = field(default_factory=list)
+
+
+def check(
+    document: Document, parameters: Mapping[str, Named] | None = None, optimizer: Optimizer | None = None, plugins: Plugins = "refuse"
+) -> Checked:
+    """All faults and warnings of a document; with ``parameters`` also names that match none of them.
+
+    >>> from limbeck.config.load import load
+    >>> print(check(load({"version": 1, "policies": [{"pruner": {"instance_name": "fine"}, "epochs": [1]}]})).report.text())
+    schedule: 1 fault
+      policies[0].pruner: no pruner named 'fine'; none is defined
+    """
+    checked = Checked(document, Report(document.source, list(document.faults)))
+    tree = document.tree
+    if isinstance(tree, Mapping):
+        _check_root(checked, tree)
+        for section in SECTIONS:
+            _Instances(checked, section, parameters, optimizer, plugins).check(tree.get(section.name))
+        if tree.get("policies"):
+            declared: dict[str, list[str]] = {section.kind: [] for section in SECTIONS}
+            for kind, name in checked.entries:
+                declared[kind].append(name)
+            checked.policies = check_policies(document, tree["policies"], declared, checked.report.faults)
+            _warn_of_idle(checked, tree["policies"])
+    elif not document.faults:
+        what = "is empty" if tree is None else f"is {show(tree)}"
+        checked.report.faults.append(Fault(f"the schedule {what}; it must be a mapping of {', '.join(KEYS)}"))
+    return checked
+
+
+def _check_root(checked: Checked, tree: Mapping[str, object]) -> None:
+    document, faults = checked.document, checked.report.faults
+    for key in tree:
+        if key not in KEYS:
+            remedy = did_you_mean(str(key), KEYS) or f"; sections: {', '.join(KEYS)}"
+            faults.append(document.fault(f"no section is named '{key}'{remedy}", at=(key,)))
+    version = tree.get("version", VERSION)
+    if isinstance(version, bool) or version != VERSION:
+        faults.append(document.fault(f"version {show(version)} is unknown; this program reads version {VERSION}", ("version",)))
+    if not tree.get("policies"):
+        faults.append(document.fault("no policies: nothing would be applied; list under 'policies' what is applied when", ("policies",)))
+
+
+def _warn_of_idle(checked: Checked, policies: object) -> None:
+    """Warn of what is declared and that no policy names, faulty policies included."""
+    named = {
+        (kind, str(use.get("instance_name")))
+        for policy in (policies if isinstance(policies, list) else [])
+        if isinstance(policy, Mapping)
+        for kind, use in policy.items()
+        if isinstance(use, Mapping)
+    }
+    for (kind, name), entry in checked.entries.items():
+        if (kind, name) not in named:
+            path = (entry.section.name, name)
+            checked.report.warnings.append(checked.document.fault(f"declared, but no policy applies this {kind}", path))
+
+
+@dataclass(frozen=True)
+class _Instances:
+    """Checks the instances of one section."""
+
+    checked: Checked
+    section: Section
+    parameters: Mapping[str, Named] | None
+    optimizer: Optimizer | None
+    plugins: Plugins
+
+    def check(self, tree: object) -> None:
+        """Note the section's entries and faults."""
+        if tree is None:
+            return
+        if not isinstance(tree, Mapping):
+            self.fault(f"must be a mapping of names to {self.section.name}, not {show(tree)}", (self.section.name,))
+            return
+        for name, body in tree.items():
+            self.checked.entries[self.section.kind, name] = self.entry(name, body, (self.section.name, name))
+
+    def entry(self, name: str, body: object, path: Path) -> Entry:
+        """One instance, made as far as it has no faults."""
+        empty = Entry(self.section, name)
+        if not isinstance(body, Mapping):
+            self.fault(f"must be a mapping with 'class' and its arguments, not {show(body)}", path)
+            return empty
+        class_name = body.get("class")
+        if not isinstance(class_name, str):
+            self.fault(f"needs 'class'; {self.choices()}", path)
+            return empty
+        builder = self.builder(class_name, path)
+        if builder is None:
+            return empty
+        arguments = {key: value for key, value in body.items() if key != "class"}
+        valid, problems = signature(builder, class_name, self.section.injected).check(arguments)
+        for problem in problems:
+            self.fault(problem.message, (*path, *problem.path), (*path, *problem.at))
+        made = None if problems else self.make(class_name, builder, valid, path)
+        if made is not None:
+            self.check_targets(made, arguments, path)
+        return Entry(self.section, name, class_name, valid, made)
+
+    def builder(self, class_name: str, path: Path) -> Builder | None:
+        """What builds the class, or None after a fault, or for a plugin that is left alone."""
+        if PLUGIN.fullmatch(class_name):
+            return self.plugin(class_name, path)
+        if class_name in self.section.classes:
+            return self.section.classes[class_name]
+        at = (*path, "class")
+        if class_name in self.section.refused:
+            self.fault(f"no schedule file can describe {class_name}: it needs {self.section.refused[class_name]}", path, at)
+        else:
+            remedy = did_you_mean(class_name, self.section.classes) or f"; {self.choices()}"
+            self.fault(f"no {self.section.kind} class is named '{class_name}'{remedy}", path, at)
+        return None
+
+    def choices(self) -> str:
+        """The section's classes in words."""
+        classes = sorted(self.section.classes)
+        return f"choose one of {', '.join(classes)}" if classes else f"this version of Limbeck has no {self.section.name}"
+
+    def plugin(self, class_name: str, path: Path) -> Builder | None:
+        """The function that ``package.module:function`` names, imported if that is allowed."""
+        at = (*path, "class")
+        if self.plugins == "refuse":
+            remedy = "if you trust it, it is allowed with --allow-plugins (in Python: allow_plugins=True)"
+            self.fault(f"'{class_name}' is a plugin, whose code would run; {remedy}", path, at)
+        if self.plugins != "import":
+            return None
+        module, _, function = class_name.partition(":")
+        try:
+            found = getattr(import_module(module), function)
+        except (ImportError, AttributeError) as error:
+            self.fault(f"the plugin '{class_name}' cannot be imported: {error}", path, at)
+            return None
+        if not callable(found):
+            self.fault(f"the plugin '{class_name}' is {show(found)}, not a function", path, at)
+            return None
+        builder: Builder = found
+        return builder
+
+    def make(self, class_name: str, builder: Builder, arguments: Mapping[str, Any], path: Path) -> object:
+        """The instance, or None when the builder refuses the arguments."""
+        try:
+            return self.section.make(class_name, builder, arguments, self.optimizer)
+        except (LimbeckError, ValueError, TypeError) as error:
+            self.fault(f"{class_name}: {error}", path)
+            return None
+
+    def check_targets(self, made: object, arguments: object, path: Path) -> None:
+        """Names and patterns: well formed and, given a model, each matching a parameter that the units fit."""
+        targets = self.section.targets(made)
+        for target, message in self.unmatched(targets):
+            where = _where(target, arguments, path) or path
+            self.fault(message, where)
+        unit = getattr(made, "unit", None)
+        if self.parameters is None or unit is None:
+            return
+        for name in _resolvable(targets, self.parameters):
+            try:
+                unit.grid(self.parameters[name].parameter.shape)
+            except ValueError as error:
+                self.fault(f"'{name}' cannot be cut into units: {error}", path)
+
+    def unmatched(self, targets: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+        """The targets that match nothing, each with what to say of it."""
+        if self.parameters is not None:
+            try:
+                resolve(targets, self.parameters)
+                return
+            except LookupError:
+                pass
+        for target in targets:
+            try:
+                matches(target, "") if self.parameters is None else resolve({target: None}, self.parameters)
+            except LookupError as error:
+                yield target, str(error)
+
+    def fault(self, message: str, path: Path, at: Path | None = None) -> None:
+        """Note a fault."""
+        self.checked.report.faults.append(self.checked.document.fault(message, path, at))
+
+
+def _resolvable(targets: Mapping[str, Any], parameters: Mapping[str, Named]) -> Mapping[str, Any]:
+    try:
+        return resolve(targets, parameters)
+    except LookupError:
+        return {}
+
+
+def _where(target: str, tree: object, path: Path) -> Path | None:
+    """The path at which the arguments name a target."""
+    if tree == target:
+        return path
+    children: list[tuple[str | int, object]] = []
+    if isinstance(tree, Mapping):
+        if target in tree:
+            return (*path, target)
+        children = list(tree.items())
+    elif isinstance(tree, list):
+        children = list(enumerate(tree))
+    found = (_where(target, child, (*path, key)) for key, child in children)
+    return next((place for place in found if place is not None), None)

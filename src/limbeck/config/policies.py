@@ -1,0 +1,188 @@
+"""The policies of a schedule file: which instance is applied, and when."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from limbeck.config.components import SECTIONS
+from limbeck.config.load import Document
+from limbeck.config.report import Fault, Path
+from limbeck.config.signature import show, signature
+from limbeck.errors import did_you_mean
+from limbeck.schedules import Unit, Window
+
+KINDS = {section.kind: section for section in SECTIONS}
+ENDS: dict[Unit, tuple[str, str]] = {"epoch": ("starting_epoch", "ending_epoch"), "step": ("starting_step", "ending_step")}
+KEYS = (*KINDS, *ENDS["epoch"], *ENDS["step"], "frequency", "epochs")
+
+
+@dataclass(frozen=True)
+class Policy:
+    """One policy without faults of its own: its place in the list, the instance it applies, when, and with which arguments."""
+
+    index: int
+    kind: str
+    instance: str
+    window: Window
+    arguments: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def path(self) -> Path:
+        """Where it stands in the file."""
+        return ("policies", self.index)
+
+
+def check_policies(document: Document, tree: object, declared: Mapping[str, Sequence[str]], faults: list[Fault]) -> list[Policy]:
+    """The policies that have no faults, in file order; what is wrong with the others goes to ``faults``."""
+    if not isinstance(tree, list):
+        faults.append(document.fault(f"must be a list, each item with a '-', not {show(tree)}", ("policies",)))
+        return []
+    found = [_Check(document, faults, declared, ("policies", index)).policy(index, body) for index, body in enumerate(tree)]
+    policies = [policy for policy in found if policy is not None]
+    _check_rates(document, policies, faults)
+    return policies
+
+
+def _check_rates(document: Document, policies: Sequence[Policy], faults: list[Fault]) -> None:
+    """Two policies must not set the learning rate at the same time."""
+    rates = [policy for policy in policies if policy.kind == "lr_scheduler"]
+    for index, later in enumerate(rates):
+        for earlier in rates[:index]:
+            if later.window.overlaps(earlier.window):
+                one, other = (f"{policy.window.unit}s {policy.window.begin} to {policy.window.end}" for policy in (later, earlier))
+                faults.append(
+                    document.fault(
+                        f"'{later.instance}' sets the learning rate in {one}, and policies[{earlier.index}] sets it in {other}; "
+                        "let one end where the other begins",
+                        later.path,
+                    )
+                )
+
+
+@dataclass(frozen=True)
+class _Check:
+    """Checks one policy, which stands at ``path``."""
+
+    document: Document
+    faults: list[Fault]
+    declared: Mapping[str, Sequence[str]]
+    path: Path
+
+    def policy(self, index: int, body: object) -> Policy | None:
+        """The policy, or None after a fault."""
+        if not isinstance(body, Mapping):
+            self.fault(f"must be a mapping, not {show(body)}")
+            return None
+        before = len(self.faults)
+        meant = self.strangers("a policy", body, KEYS)
+        kinds = [kind for kind in KINDS if kind in body]
+        window = self.window(body, meant)
+        use = self.use(kinds[0], body[kinds[0]]) if len(kinds) == 1 else None
+        if len(kinds) > 1:
+            self.fault(f"applies {' and '.join(kinds)} at once; give each a policy of its own")
+        elif not kinds and not meant & set(KINDS):
+            self.fault(f"applies nothing; it needs one of {', '.join(KINDS)}")
+        if window is None or use is None or len(self.faults) > before:
+            return None
+        return Policy(index, kinds[0], use[0], window, use[1])
+
+    def strangers(self, what: str, body: Mapping[str, object], known: Sequence[str], path: Path = ()) -> set[str]:
+        """Note keys that are not known; gives the keys that were probably meant."""
+        meant: set[str] = set()
+        for key in body:
+            if key not in known:
+                remedy = did_you_mean(str(key), known)
+                meant |= {close for close in known if f"'{close}'" in remedy}
+                self.fault(f"{what} has no '{key}'" + (remedy or f"; it has {', '.join(known)}"), path, (*path, key))
+        return meant
+
+    def use(self, kind: str, tree: object) -> tuple[str, Mapping[str, Any]] | None:
+        """The instance and the arguments that ``kind: {instance_name, args}`` names, or None after a fault."""
+        if not isinstance(tree, Mapping):
+            self.fault(f"must be a mapping with 'instance_name', not {show(tree)}", (kind,))
+            return None
+        meant = self.strangers(f"the policy's {kind}", tree, ("instance_name", "args"), (kind,))
+        name, arguments = tree.get("instance_name"), tree.get("args")
+        if name is None:
+            if "instance_name" not in meant:
+                self.fault("needs 'instance_name'", (kind,))
+            return None
+        if str(name) not in self.declared[kind]:
+            defined = ", ".join(self.declared[kind])
+            known = f"defined: {defined}" if defined else "none is defined"
+            self.fault(f"no {kind} named '{name}'; {known}", (kind,), (kind, "instance_name"))
+            return None
+        return str(name), self.arguments(kind, {} if arguments is None else arguments)
+
+    def arguments(self, kind: str, tree: object) -> Mapping[str, Any]:
+        """The policy's own arguments, checked against what the action of its kind accepts."""
+        path: Path = (kind, "args")
+        if not isinstance(tree, Mapping):
+            self.fault(f"must be a mapping, not {show(tree)}", path)
+            return {}
+        action = KINDS[kind].action
+        instance = frozenset(list(inspect.signature(action).parameters)[:1])
+        accepts = signature(action, f"a {kind} policy", instance)
+        valid, problems = accepts.check(tree)
+        for problem in problems:
+            self.fault(problem.message, (*path, *problem.path), (*path, *problem.at))
+        return valid
+
+    def window(self, body: Mapping[str, object], meant: set[str]) -> Window | None:
+        """When the policy fires, or None after a fault; keys in ``meant`` are not called missing."""
+        given: dict[Unit, list[str]] = {unit: [key for key in ends if key in body] for unit, ends in ENDS.items()}
+        ends = [*given["epoch"], *given["step"]]
+        if "epochs" in body:
+            others = [*ends, *(["frequency"] if "frequency" in body else [])]
+            if others:
+                self.fault(f"has both 'epochs' and '{others[0]}'; give the list alone, or starting_epoch, ending_epoch and frequency")
+                return None
+            return self.listed(body["epochs"])
+        if given["epoch"] and given["step"]:
+            both = f"'{given['epoch'][0]}' and '{given['step'][0]}'"
+            self.fault(f"mixes epochs and steps: it has {both}; give both ends in epochs, or both in steps")
+            return None
+        if not ends:
+            if not meant & set(KEYS[len(KINDS) :]):
+                self.fault("has no window; give starting_epoch and ending_epoch, or starting_step and ending_step, or epochs")
+            return None
+        unit: Unit = "epoch" if given["epoch"] else "step"
+        missing = [key for key in ENDS[unit] if key not in body and key not in meant]
+        if missing:
+            self.fault(f"has '{ends[0]}' and needs '{missing[0]}' too")
+        begin, end, every = (self.whole(body[key], (key,)) if key in body else None for key in (*ENDS[unit], "frequency"))
+        if begin is None or end is None or (every is None and "frequency" in body):
+            return None
+        return self.made(lambda: Window(begin, end, 1 if every is None else every, unit))
+
+    def listed(self, epochs: object) -> Window | None:
+        """The window of an ``epochs`` list."""
+        if not isinstance(epochs, list) or not epochs:
+            self.fault(f"must be a list of epochs, as in [0, 2, 4], not {'an empty list' if epochs == [] else show(epochs)}", ("epochs",))
+            return None
+        values = [self.whole(epoch, ("epochs", index)) for index, epoch in enumerate(epochs)]
+        if None in values:
+            return None
+        return self.made(lambda: Window(only=tuple(value for value in values if value is not None)))
+
+    def whole(self, value: object, path: Path) -> int | None:
+        """A whole number, or None after a fault."""
+        if isinstance(value, bool) or not isinstance(value, int):
+            self.fault(f"{show(value)} should be a whole number", path)
+            return None
+        return value
+
+    def made(self, make: Callable[[], Window]) -> Window | None:
+        """The window, or None when it can never fire."""
+        try:
+            return make()
+        except ValueError as error:
+            self.fault(str(error))
+            return None
+
+    def fault(self, message: str, below: Path = (), at: Path | None = None) -> None:
+        """Note a fault at a path below the policy."""
+        self.faults.append(self.document.fault(message, (*self.path, *below), None if at is None else (*self.path, *at)))

@@ -166,7 +166,7 @@ class _Run:
         if not beyond:
             return ""
         times = f"{len(beyond)} time{'s' if len(beyond) > 1 else ''}"
-        return f"would still fire {times} from {window.unit} {beyond[0].now} on, but the run ends before {window.unit} {end}"
+        return f"fires {times} from {window.unit} {beyond[0].now} on, which a run of {end} {window.unit}s never reaches"
 
 
 def _unordered(policies: Sequence[Policy], run: _Run) -> list[str]:

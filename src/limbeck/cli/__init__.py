@@ -1,0 +1,50 @@
+"""The program ``limbeck``: one file a subcommand. Commands import what they need when they run, so that ``--help`` is quick."""
+
+from __future__ import annotations
+
+import sys
+from importlib.metadata import version
+from typing import Annotated
+
+import typer
+
+from limbeck.cli import check, lm, plan, schema
+from limbeck.errors import LimbeckError
+
+app = typer.Typer(
+    name="limbeck",
+    help="Compress PyTorch models on a schedule.",
+    epilog="Example: limbeck check schedules/lm/large_80.yaml",
+    context_settings={"help_option_names": ["-h", "--help"]},
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+app.command(epilog=check.EXAMPLE)(check.check)
+app.command(epilog=plan.EXAMPLE)(plan.plan)
+app.command(epilog=schema.EXAMPLE)(schema.schema)
+app.add_typer(lm.app, name="lm")
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"limbeck {version('limbeck')}")
+        raise typer.Exit
+
+
+@app.callback()
+def limbeck(
+    show_version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version and exit.")
+    ] = False,
+) -> None:
+    """Compress PyTorch models on a schedule."""
+
+
+def main() -> None:
+    """Run the program: status 0 done, 1 faults found or run failed, 2 wrong usage."""
+    try:
+        app()
+    except LimbeckError as error:
+        typer.echo(str(error), err=True)
+        sys.exit(1)

@@ -1,0 +1,90 @@
+"""What ``--model SPEC`` and ``--model-arg k=v`` name: an application's model, or a function of the user's."""
+
+from __future__ import annotations
+
+import functools
+import sys
+from collections.abc import Callable, Sequence
+from importlib import import_module
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from limbeck.apps.lm.model import CELLS, RNNModel
+from limbeck.config.load import scalar
+from limbeck.config.signature import signature
+from limbeck.errors import LimbeckError, did_you_mean
+
+
+def language_model(
+    cell: str, vocabulary: int = 33278, emsize: int = 200, nhid: int = 200, nlayers: int = 2, dropout: float = 0.2, tied: bool = False
+) -> nn.Module:
+    """The word language model with the application's defaults and the vocabulary of WikiText-2."""
+    return RNNModel(cell, vocabulary, emsize, nhid, nlayers, dropout, tied)
+
+
+APPLICATIONS: dict[str, Callable[..., nn.Module]] = {f"lm:{cell}": functools.partial(language_model, cell) for cell in CELLS}
+"""Models that live in Limbeck, by SPEC."""
+
+
+def resolve_model(spec: str, arguments: Sequence[str] = ()) -> nn.Module:
+    """The model that a SPEC names; an application's own is made on the meta device, so that it costs no memory.
+
+    >>> model = resolve_model("lm:LSTM", ["emsize=1500", "nhid=1500", "tied=true"])
+    >>> sum(weight.numel() for weight in model.parameters() if weight.dim() > 1)
+    85917000
+
+    Raises ``LimbeckError`` when there is no such model or when it does not take the arguments.
+    """
+    given = parse_arguments(arguments)
+    own = spec in APPLICATIONS
+    builder = APPLICATIONS[spec] if own else _imported(spec)
+    valid, problems = signature(builder, spec, frozenset({"cell"} if own else ())).check(given)
+    if problems:
+        raise LimbeckError("\n".join(f"--model-arg: {problem.message}" for problem in problems))
+    try:
+        with torch.device("meta") if own else torch.device("cpu"):
+            model = builder(**valid)
+    except (ValueError, TypeError) as error:
+        raise LimbeckError(f"--model {spec}: {error}") from error
+    if not isinstance(model, nn.Module):
+        raise LimbeckError(f"--model {spec} gave a {type(model).__name__}, not a torch.nn.Module")
+    return model
+
+
+def search_current_folder() -> None:
+    """Let code that the user names be imported from the current folder too, after all else."""
+    if (folder := str(Path.cwd())) not in sys.path:
+        sys.path.append(folder)
+
+
+def parse_arguments(arguments: Sequence[str]) -> dict[str, object]:
+    """``k=v`` options as values.
+
+    >>> parse_arguments(["emsize=1500", "tied=true", "dropout=1e-1"])
+    {'emsize': 1500, 'tied': True, 'dropout': 0.1}
+
+    Raises ``LimbeckError`` for one without '='.
+    """
+    found: dict[str, object] = {}
+    for argument in arguments:
+        name, equals, value = argument.partition("=")
+        if not equals or not name:
+            raise LimbeckError(f"--model-arg takes name=value, not '{argument}'")
+        found[name] = scalar(value)
+    return found
+
+
+def _imported(spec: str) -> Callable[..., nn.Module]:
+    """The function that ``package.module:function`` names."""
+    module, colon, function = spec.partition(":")
+    if not colon or module in {name.partition(":")[0] for name in APPLICATIONS}:
+        remedy = did_you_mean(spec, APPLICATIONS) or f"; give one of {', '.join(APPLICATIONS)}, or package.module:function"
+        raise LimbeckError(f"no model is named '{spec}'{remedy}")
+    search_current_folder()
+    try:
+        found: Callable[..., nn.Module] = getattr(import_module(module), function)
+    except (ImportError, AttributeError) as error:
+        raise LimbeckError(f"--model {spec}: {error}") from error
+    return found

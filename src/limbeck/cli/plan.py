@@ -1,0 +1,110 @@
+"""``limbeck plan``: what a schedule will do, before any training."""
+
+from __future__ import annotations
+
+import json
+from itertools import groupby
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from limbeck.cli._options import AllowPlugins, File, Json, ModelArguments, ModelNeeded
+
+if TYPE_CHECKING:
+    from limbeck.config import Firing, Plan, Row
+
+EXAMPLE = "Example: limbeck plan schedules/lm/large_80.yaml --model lm:LSTM"
+
+SHOWN = 9
+"""Longer timelines are shown by their first and last firings."""
+
+Steps = Annotated[
+    int | None, typer.Option("--steps-per-epoch", min=1, help="Puts windows by step and by epoch in order.", show_default=False)
+]
+Epochs = Annotated[
+    int | None, typer.Option("--epochs", min=1, help="How long the run is; warns of policies that outlast it.", show_default=False)
+]
+
+
+def plan(
+    file: File,
+    model: ModelNeeded,
+    model_arg: ModelArguments = [],  # noqa: B006  # typer copies it
+    steps_per_epoch: Steps = None,
+    epochs: Epochs = None,
+    allow_plugins: AllowPlugins = False,
+    as_json: Json = False,
+) -> None:
+    """Print every parameter's sparsity at every firing of a schedule FILE, and the non-zeros in the end; '?' depends on data."""
+    from limbeck.cli._models import resolve_model, search_current_folder
+    from limbeck.config import plan as make_plan
+
+    if allow_plugins:
+        search_current_folder()
+    made = make_plan(file, resolve_model(model, model_arg), steps_per_epoch=steps_per_epoch, epochs=epochs, allow_plugins=allow_plugins)
+    show_plan(made, as_json)
+
+
+def show_plan(plan: Plan, as_json: bool) -> None:
+    """Print a plan as JSON or as a table."""
+    if as_json:
+        typer.echo(json.dumps(plan.to_json(), indent=2))
+    else:
+        print_plan(plan)
+
+
+def print_plan(plan: Plan, console: Console | None = None) -> None:
+    """Render a plan as a table."""
+    out = console or Console()
+    if console is None and not out.is_terminal:
+        out = Console(width=160)
+    table = Table(box=None, header_style="bold", pad_edge=False, padding=(0, 2, 0, 0))
+    table.add_column("parameter", overflow="fold")
+    table.add_column("weights", justify="right", no_wrap=True)
+    table.add_column("sparsity in %, by epoch or step", overflow="fold")
+    table.add_column("non-zeros", justify="right", no_wrap=True)
+    for row in plan.rows:
+        if row.timeline:
+            table.add_row(_name(row), f"{row.numel:,}", timeline(row.timeline), _count(row.nonzeros))
+    dense = [row for row in plan.rows if not row.timeline and len(row.shape) >= 2]
+    if dense:
+        weights = sum(row.numel for row in dense)
+        names = dense[0].name if len(dense) == 1 else f"{len(dense)} others"
+        table.add_row(f"[dim]{names}[/]", f"[dim]{weights:,}[/]", "[dim]not pruned[/]", f"[dim]{weights:,}[/]")
+    share = "depends on data" if plan.sparsity is None else f"{100 * plan.sparsity:.2f} % sparse in the end"
+    table.add_section()
+    table.add_row("[bold]total[/]", f"[bold]{plan.weights:,}[/]", f"[bold]{share}[/]", f"[bold]{_count(plan.nonzeros)}[/]")
+    out.print(table)
+    for warning in plan.warnings:
+        out.print(f"[yellow]warning:[/] {warning}", highlight=False)
+
+
+def timeline(firings: tuple[Firing, ...]) -> str:
+    """The firings in one line: ``epoch 1: 5.0  4: 21.7 ... 22: 50.0``."""
+    if len(firings) > SHOWN:
+        firings = (*firings[: SHOWN - 2], firings[-1])
+        shown = [_words(firings[:-1]), "…", _words(firings[-1:])]
+    else:
+        shown = [_words(firings)]
+    return "  ".join(shown)
+
+
+def _words(firings: tuple[Firing, ...]) -> str:
+    parts = []
+    for unit, group in groupby(firings, key=lambda firing: firing.unit):
+        parts.append(f"{unit} " + "  ".join(f"{firing.time}: {_percent(firing.sparsity)}" for firing in group))
+    return "  ".join(parts)
+
+
+def _percent(sparsity: float | None) -> str:
+    return "?" if sparsity is None else f"{100 * sparsity:.1f}"
+
+
+def _count(number: int | None) -> str:
+    return "?" if number is None else f"{number:,}"
+
+
+def _name(row: Row) -> str:
+    return row.name + (f" [dim](tied: {', '.join(row.aliases)})[/]" if row.aliases else "")

@@ -155,13 +155,18 @@ class Scheduler:
 
     # --- the short form ----------------------------------------------------------------------------------------------------------
 
-    def epochs(self, total: int) -> Iterator[int]:
-        """The epochs up to ``total``, from where the clock stands; a resumed epoch is entered where it was left."""
+    def epochs(self, total: int, after: Callable[[], None] | None = None) -> Iterator[int]:
+        """The epochs up to ``total``, from where the clock stands; a resumed epoch is entered where it was left.
+
+        ``after`` runs when an epoch is complete and the clock stands at the next: the place to save a checkpoint.
+        """
         while (epoch := self.clock.epoch) < total:
             if not self._epoch_open:
                 self.on_epoch_begin(epoch)
             yield epoch
             self.on_epoch_end(epoch)
+            if after is not None:
+                after()
 
     def steps(self, batches: Iterable[B], after: Callable[[], None] | None = None) -> Iterator[B]:
         """The batches of this epoch, from where the clock stands; ``after`` runs when a step is complete: the place to save a checkpoint.

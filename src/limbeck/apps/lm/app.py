@@ -1,0 +1,159 @@
+"""What the commands of ``limbeck lm`` do, with what they print."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import replace
+from datetime import datetime
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.console import Console
+from rich.table import Table
+
+from limbeck.apps.checkpoint import Checkpoint
+from limbeck.apps.lm.data import Batches, batchify, load_corpus
+from limbeck.apps.lm.generate import generate_words
+from limbeck.apps.lm.options import TrainOptions
+from limbeck.apps.lm.session import EVALUATION_BATCH, Session, build_model, find_checkpoint, load_trained, open_checkpoint, resume, start
+from limbeck.apps.lm.train import evaluate, train
+from limbeck.apps.log import RunLog
+from limbeck.apps.loop import new_run_folder
+from limbeck.apps.progress import Progress
+from limbeck.config import Plan, plan
+from limbeck.errors import CheckpointError, DataError, did_you_mean
+from limbeck.names import named_parameters
+from limbeck.stats import nonzero_groups, weights
+from limbeck.summaries import SUMMARIES
+from limbeck.summaries.render import show
+
+RUNS = Path("runs")
+
+
+def run_training(options: TrainOptions, given: set[str], resume_from: Path | None) -> None:
+    """Train, and print how it went."""
+    session, folder = _open(options, given, resume_from)
+    options, clock = session.options, session.scheduler.clock
+    resumed = clock.step if resume_from is not None else None
+    console = Console(stderr=True)
+    with RunLog(folder, resume_step=resumed, tensorboard=has_tensorboard()) as log:
+        with Progress(len(session.train), console=console) as progress:
+            for note in [f"saving to {folder}", *session.notes]:
+                progress.say(note)
+                log.say(note)
+            record = train(session, folder, log, progress)
+    _print_record(record, folder)
+
+
+def _print_record(record: Mapping[str, Any], folder: Path) -> None:
+    console = Console()
+    valid = record["validation_perplexity"]
+    console.print(
+        f"{record['type']}, {record['nonzeros']:,} of {record['weights']:,} weights ({record['sparsity']:.2%} sparse): "
+        f"validation perplexity {'-' if valid is None else f'{valid:.2f}'}, test perplexity {record['test_perplexity']:.2f}",
+        highlight=False,
+    )
+    if not record["finished"]:
+        console.print(f"stopped before the end; go on with: limbeck lm train --resume {folder}", highlight=False, soft_wrap=True)
+
+
+def has_tensorboard() -> bool:
+    """Whether the optional TensorBoard is installed."""
+    return find_spec("tensorboard") is not None
+
+
+def _open(options: TrainOptions, given: set[str], resume_from: Path | None) -> tuple[Session, Path]:
+    if resume_from is None:
+        folder = new_run_folder(Path(options.save) if options.save else RUNS / f"lm-{datetime.now():%Y%m%d-%H%M%S}")
+        return start(replace(options, save=str(folder))), folder
+    checkpoint = open_checkpoint(resume_from, "last")
+    merged = options.continued(checkpoint.state["options"], given)
+    schedule = Path(merged.compress) if "compress" in given and merged.compress else _saved_schedule(checkpoint)
+    session = resume(checkpoint, merged, schedule)
+    folder = Path(merged.save) if "save" in given and merged.save else _run_folder(checkpoint.path)
+    folder.mkdir(parents=True, exist_ok=True)
+    session.notes.append(f"resumed from {checkpoint.path} at epoch {session.scheduler.clock.epoch}, step {session.scheduler.clock.step}")
+    return session, folder
+
+
+def _saved_schedule(checkpoint: Checkpoint) -> Path | None:
+    return None if checkpoint.schedule is None else checkpoint.path / "schedule.yaml"
+
+
+def _run_folder(checkpoint: Path) -> Path:
+    return checkpoint.parent if checkpoint.name in ("last", "best") else checkpoint
+
+
+def summarise(options: TrainOptions, name: str, resume_from: Path | None, as_json: bool) -> None:
+    """Print one of ``SUMMARIES`` of the fresh model, or of a saved one; raises ``DataError`` for another name."""
+    if name not in SUMMARIES:
+        raise DataError(f"no summary named '{name}'{did_you_mean(name, SUMMARIES)}; choose one of {', '.join(SUMMARIES)}")
+    if resume_from is not None:
+        model, *_ = load_trained(resume_from)
+    else:
+        torch.manual_seed(options.seed)
+        model = build_model(options, len(load_corpus(options.data).words))
+    show(SUMMARIES[name](model), as_json)
+
+
+def plan_of_run(options: TrainOptions) -> Plan:
+    """What the schedule does in the very run that the options describe; raises ``DataError`` without a schedule."""
+    if options.compress is None:
+        raise DataError("--plan shows what a schedule will do: name one with --compress FILE")
+    corpus = load_corpus(options.data)
+    with torch.device("meta"):
+        model = build_model(options, len(corpus.words))
+    steps = len(Batches(batchify(corpus.train, options.batch_size), options.bptt))
+    return plan(Path(options.compress), model, steps_per_epoch=steps, epochs=options.epochs)
+
+
+def run_evaluation(path: Path, data: str | None, split: str, cuda: bool, device: str | None, as_json: bool) -> None:
+    """Print the perplexity of a trained model."""
+    if split not in ("valid", "test"):
+        raise DataError(f"no split named '{split}'; choose valid or test")
+    model, checkpoint, options = load_trained(path, cuda, device)
+    corpus = load_corpus(data or options.data)
+    if corpus.words != checkpoint.state["vocabulary"]:
+        raise CheckpointError(f"the corpus '{data or options.data}' has another vocabulary than the one that {path} was trained on")
+    where = next(model.parameters()).device
+    batches = Batches(batchify(getattr(corpus, split), EVALUATION_BATCH).to(where), options.bptt)
+    loss = evaluate(model, batches, options.amp)
+    tensors = [named.parameter.detach() for named in weights(named_parameters(model).values())]
+    total, nonzeros = sum(tensor.numel() for tensor in tensors), sum(map(nonzero_groups, tensors))
+    result = {
+        "checkpoint": str(checkpoint.path), "split": split, "loss": loss, "perplexity": math.exp(loss),
+        "weights": total, "nonzeros": nonzeros, "sparsity": 1 - nonzeros / total,
+    }  # fmt: skip
+    console = Console()
+    if as_json:
+        console.print_json(data=result)
+        return
+    table = Table("checkpoint", "split", "loss", "perplexity", "weights", "non-zeros", "sparsity")
+    table.add_row(str(checkpoint.path), split, f"{loss:.4f}", f"{math.exp(loss):.2f}", f"{total:,}", f"{nonzeros:,}", f"{result['sparsity']:.2%}")
+    console.print(table)
+
+
+def run_generation(path: Path | None, out: Path, words: int, seed: int, cuda: bool, temperature: float, log_interval: int) -> None:
+    """Write generated text to a file."""
+    chosen = path or newest_run(RUNS)
+    model, checkpoint, _ = load_trained(chosen, cuda)
+    console = Console(stderr=True)
+
+    def report(done: int) -> None:
+        if done % log_interval == 0:
+            console.print(f"{done}/{words} words", highlight=False)
+
+    text = generate_words(model, checkpoint.state["vocabulary"], words, temperature, seed, report)
+    out.write_text(text, encoding="utf-8")
+    console.print(f"wrote {words} words of {checkpoint.path} to {out}")
+
+
+def newest_run(runs: Path) -> Path:
+    """The run folder that was written last; raises ``CheckpointError`` when there is none."""
+    found = [path for path in runs.glob("*") if find_checkpoint(path, "best") != path]
+    if not found:
+        raise CheckpointError(f"no run in {runs}/; train one with 'limbeck lm train', or name one with --checkpoint DIR")
+    return max(found, key=lambda path: find_checkpoint(path, "best").stat().st_mtime)

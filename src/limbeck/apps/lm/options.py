@@ -1,0 +1,63 @@
+"""Every option of a training run, as one value that a checkpoint can hold."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, fields, replace
+from typing import Any
+
+from limbeck.errors import CheckpointError
+
+SIZES = {200: "Small", 650: "Medium", 1500: "Large"}
+
+
+@dataclass(frozen=True)
+class TrainOptions:
+    """What ``limbeck lm train`` was asked for; the defaults are the ancestor's, but for ``data`` and ``cooldown``."""
+
+    data: str = "docs"
+    model: str = "LSTM"
+    emsize: int = 200
+    nhid: int = 200
+    nlayers: int = 2
+    dropout: float = 0.2
+    tied: bool = False
+    lr: float = 20.0
+    momentum: float = 0.0
+    weight_decay: float = 0.0
+    clip: float = 0.25
+    epochs: int = 40
+    batch_size: int = 20
+    bptt: int = 35
+    decay: float | None = None
+    cooldown: float = 2 / 3
+    seed: int = 1111
+    cuda: bool = False
+    device: str | None = None
+    amp: bool = False
+    compile: bool = False
+    compress: str | None = None
+    log_interval: int = 200
+    log_gradients: bool = False
+    save: str | None = None
+    save_every: int = 0
+    command: str = "limbeck lm train"
+
+    @property
+    def type(self) -> str:
+        """The size's name in the ancestor's tables, or cell and sizes."""
+        known = SIZES.get(self.nhid) if self.model == "LSTM" and self.emsize == self.nhid and self.nlayers == 2 else None
+        return known or f"{self.model} {self.emsize}" + (f"/{self.nhid}" if self.nhid != self.emsize else "")
+
+    def continued(self, saved: Mapping[str, Any], given: set[str]) -> TrainOptions:
+        """The options of a saved run, with those replaced that were ``given`` anew.
+
+        Raises ``CheckpointError`` when one that shapes the model is given another value.
+        """
+        known = {field.name for field in fields(self)}
+        base = replace(self, **{name: value for name, value in saved.items() if name in known and name not in given})
+        for name in ("model", "emsize", "nhid", "nlayers", "tied", "data", "batch_size", "bptt"):
+            if getattr(base, name) != saved[name]:
+                option = name.replace("_", "-")
+                raise CheckpointError(f"the run was saved with --{option} {saved[name]}, not {getattr(base, name)}; leave --{option} out to resume it")
+        return base

@@ -1,0 +1,170 @@
+"""A language-model run from its options or from a checkpoint: corpus, model, optimizer, scheduler, and what a resumed run needs of them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from limbeck.apps.checkpoint import Checkpoint, load_checkpoint, rng_state, save_checkpoint, set_rng_state
+from limbeck.apps.lm.data import Batches, Corpus, batchify, load_corpus
+from limbeck.apps.lm.model import Hidden, RNNModel
+from limbeck.apps.lm.options import TrainOptions
+from limbeck.apps.loop import choose_device
+from limbeck.config import load_schedule
+from limbeck.errors import CheckpointError
+from limbeck.scheduler import Scheduler
+from limbeck.schedules import Window
+from limbeck.training import LearningRate, PlateauDecay
+
+EVALUATION_BATCH = 10
+
+
+@dataclass
+class Best:
+    """The best validation loss so far, its epoch, and how many weights the masks kept then."""
+
+    loss: float = float("inf")
+    epoch: int = -1
+    kept: int = -1
+
+
+@dataclass
+class Session:
+    """Everything that a run consists of."""
+
+    options: TrainOptions
+    corpus: Corpus
+    device: torch.device
+    model: RNNModel
+    optimizer: torch.optim.Optimizer
+    scheduler: Scheduler
+    train: Batches
+    valid: Batches
+    test: Batches
+    notes: list[str] = field(default_factory=list)
+    hidden: Hidden | None = None
+    best: Best = field(default_factory=Best)
+    seconds: float = 0.0
+    running: tuple[float, int, int] = (0.0, 0, 0)
+    """Sum of losses, steps and tokens since the last log line."""
+
+    def save(self, directory: Path) -> None:
+        """Write a checkpoint from which ``resume`` goes on bit for bit."""
+        state = {
+            "application": "lm",
+            "options": asdict(self.options),
+            "vocabulary": self.corpus.words,
+            "scheduler": self.scheduler.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "rng": rng_state(),
+            "hidden": self.hidden,
+            "best": asdict(self.best),
+            "seconds": self.seconds,
+            "running": self.running,
+        }
+        save_checkpoint(directory, self.model, state, self.scheduler.text)
+
+
+def build_model(options: TrainOptions, vocabulary: int) -> RNNModel:
+    """The model that the options describe."""
+    return RNNModel(options.model, vocabulary, options.emsize, options.nhid, options.nlayers, options.dropout, options.tied)
+
+
+def start(options: TrainOptions) -> Session:
+    """A fresh run."""
+    corpus = load_corpus(options.data)
+    torch.manual_seed(options.seed)
+    return _assemble(options, corpus, None if options.compress is None else Path(options.compress))
+
+
+def resume(checkpoint: Checkpoint, options: TrainOptions, schedule: Path | None) -> Session:
+    """The run of a checkpoint, exactly where it stood; raises ``CheckpointError`` where the corpus is not the one that was saved."""
+    saved = checkpoint.state
+    corpus = load_corpus(options.data)
+    if corpus.words != saved["vocabulary"]:
+        raise CheckpointError(f"the corpus '{options.data}' has another vocabulary than the one that the run was trained on; give the same --data")
+    session = _assemble(options, corpus, schedule)
+    checkpoint.restore_model(session.model)
+    session.scheduler.load_state_dict(saved["scheduler"])
+    session.optimizer.load_state_dict(saved["optimizer"])
+    session.hidden = _to(saved["hidden"], session.device)
+    session.best = Best(**saved["best"])
+    session.seconds, session.running = saved["seconds"], saved["running"]
+    set_rng_state(saved["rng"])
+    return session
+
+
+def _assemble(options: TrainOptions, corpus: Corpus, schedule: Path | None) -> Session:
+    device, warning = choose_device(options.cuda, options.device)
+    model = build_model(options, len(corpus.words)).to(device)
+    optimizer = torch.optim.SGD(model.parameters(), lr=options.lr, momentum=options.momentum, weight_decay=options.weight_decay)
+    train = Batches(batchify(corpus.train, options.batch_size).to(device), options.bptt)
+    valid, test = (Batches(batchify(split, EVALUATION_BATCH).to(device), options.bptt) for split in (corpus.valid, corpus.test))
+    scheduler = Scheduler(model, optimizer=optimizer) if schedule is None else load_schedule(schedule, model, optimizer)
+    notes = [] if warning is None else [warning]
+    notes += _add_learning_rate(scheduler, options, options.epochs * len(train))
+    return Session(options, corpus, device, model, optimizer, scheduler, train, valid, test, notes)
+
+
+def _add_learning_rate(scheduler: Scheduler, options: TrainOptions, total_steps: int) -> list[str]:
+    """Give the run a learning rate of its own unless the schedule brings one."""
+    scheduled = [action.name for _, action in scheduler.schedule if isinstance(action, LearningRate)]
+    if scheduled:
+        return [f"the schedule's learning rate ({', '.join(scheduled)}) replaces the built-in plateau decay"]
+    if options.decay is not None:
+        scheduler.add(Window(), LearningRate("ExponentialLR", {"gamma": options.decay}))
+        return [f"the learning rate is multiplied by {options.decay} after each epoch (--decay), in place of the plateau decay"]
+    scheduler.add(Window(), PlateauDecay(0.5, total_steps, options.cooldown))
+    return []
+
+
+def _to(hidden: Any, device: torch.device) -> Hidden | None:
+    if hidden is None:
+        return None
+    return hidden.to(device) if isinstance(hidden, Tensor) else (hidden[0].to(device), hidden[1].to(device))
+
+
+def find_checkpoint(path: Path, prefer: str) -> Path:
+    """The checkpoint that a path means: itself, or the ``last`` or ``best`` of a run folder, whichever is preferred and there."""
+    for name in (prefer, "best", "last"):
+        if (path / name).is_dir():
+            return path / name
+    return path
+
+
+def load_trained(path: Path, cuda: bool = False, device: str | None = None) -> tuple[RNNModel, Checkpoint, TrainOptions]:
+    """A trained model of a run folder (its best) or of a checkpoint, in evaluation mode."""
+    checkpoint = open_checkpoint(path, "best")
+    options = TrainOptions(**checkpoint.state["options"])
+    model = build_model(options, len(checkpoint.state["vocabulary"])).to(choose_device(cuda, device)[0])
+    checkpoint.restore_model(model)
+    return model.eval(), checkpoint, options
+
+
+def open_checkpoint(path: Path, prefer: str) -> Checkpoint:
+    """A checkpoint of this application; raises ``CheckpointError`` for another's."""
+    checkpoint = load_checkpoint(find_checkpoint(path, prefer))
+    kind = checkpoint.state.get("application") if isinstance(checkpoint.state, dict) else None
+    if kind != "lm":
+        raise CheckpointError(f"{path} is not a checkpoint of 'limbeck lm' but of '{kind}'")
+    return checkpoint
+
+
+def autocast(device: torch.device, enabled: bool) -> torch.autocast:
+    """bfloat16 where it helps, or nothing."""
+    return torch.autocast(device.type, dtype=torch.bfloat16, enabled=enabled)
+
+
+LossFunction = Callable[[Tensor, Tensor, Hidden], tuple[Tensor, Hidden]]
+
+
+def loss_function(model: RNNModel, compiled: bool) -> LossFunction:
+    """The model's loss, compiled on request; parameter names stay as they are."""
+    return torch.compile(model.loss) if compiled else model.loss
+
+

@@ -1,0 +1,73 @@
+"""Training and evaluation of the word language model: the loop, visible as a loop."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from limbeck.apps.checkpoint import load_checkpoint
+from limbeck.apps.lm.data import Batches
+from limbeck.apps.lm.model import RNNModel, detach
+from limbeck.apps.lm.session import Session, autocast, loss_function
+from limbeck.apps.lm.track import Tracker
+from limbeck.apps.log import RunLog
+from limbeck.apps.loop import Interrupt
+from limbeck.apps.progress import Progress
+
+
+@torch.no_grad()
+def evaluate(model: RNNModel, batches: Batches, amp: bool = False) -> float:
+    """Mean cross entropy a word over a whole split, nats; the hidden state runs through, dropout is off."""
+    was_training = model.training
+    model.eval()
+    hidden = model.initial_hidden(batches.data.shape[1])
+    total = 0.0
+    for words, target in batches:
+        with autocast(words.device, amp):
+            loss, hidden = model.loss(words, target, hidden)
+        total += len(words) * loss.item()
+    model.train(was_training)
+    return total / (len(batches.data) - 1)
+
+
+def train(session: Session, folder: Path, log: RunLog, progress: Progress) -> dict[str, Any]:
+    """Train to the last epoch or to Ctrl-C, keep ``last`` and ``best`` in the run folder, test the best model; gives ``run.json``'s record."""
+    options, scheduler, model, optimizer = session.options, session.scheduler, session.model, session.optimizer
+    loss_of = loss_function(model, options.compile)
+    model.train()
+    with Interrupt() as interrupt:
+        tracker = Tracker(session, folder, log, progress, interrupt)
+        for epoch in scheduler.epochs(options.epochs, after=tracker.after_epoch):
+            if tracker.stopped:
+                break
+            tracker.begin_epoch(epoch)
+            hidden = session.hidden if session.hidden is not None else model.initial_hidden(options.batch_size)
+            for words, target in scheduler.steps(session.train, after=tracker.after_step):
+                if tracker.stopped:
+                    break
+                with autocast(session.device, options.amp):
+                    loss, hidden = loss_of(words, target, hidden)
+                total = scheduler.loss(loss)
+                optimizer.zero_grad()
+                total.backward()  # type: ignore[no-untyped-call]
+                torch.nn.utils.clip_grad_norm_(model.parameters(), options.clip)
+                optimizer.step()
+                session.hidden = hidden = detach(hidden)
+                tracker.count(loss, len(target))
+            if tracker.stopped:
+                break
+            began = time.monotonic()
+            valid_loss = evaluate(model, session.valid, options.amp)
+            scheduler.metrics(loss=valid_loss)
+            tracker.end_epoch(epoch, valid_loss, session.valid.data.numel(), time.monotonic() - began)
+    return _test_best(session, folder, tracker, finished=not tracker.stopped)
+
+
+def _test_best(session: Session, folder: Path, tracker: Tracker, finished: bool) -> dict[str, Any]:
+    """Test the best model by validation; before the first validation there is only the model as it is."""
+    if session.best.epoch >= 0:
+        load_checkpoint(folder / "best").restore_model(session.model)
+    return tracker.finish(evaluate(session.model, session.test, session.options.amp), finished)

@@ -1,0 +1,83 @@
+"""What every application's training loop shares: Ctrl-C, the run folder, and the clock of saving."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import signal
+from collections.abc import Mapping
+from pathlib import Path
+from types import FrameType, TracebackType
+from typing import Any
+
+import torch
+
+from limbeck.errors import CheckpointError
+
+
+class Interrupt:
+    """Turns the first Ctrl-C, or a request to terminate, into a flag that the loop looks at between steps; a second one stops at once.
+
+    >>> with Interrupt() as interrupt:
+    ...     interrupt.asked
+    False
+    """
+
+    def __init__(self) -> None:
+        self.asked = False
+        self._before: dict[int, Any] = {}
+
+    def __enter__(self) -> Interrupt:
+        """Take over SIGINT and SIGTERM."""
+        self._before = {number: signal.signal(number, self._ask) for number in (signal.SIGINT, signal.SIGTERM)}
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        """Give the signals back."""
+        self._restore()
+
+    def _ask(self, number: int, frame: FrameType | None) -> None:
+        self.asked = True
+        self._restore()
+
+    def _restore(self) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+
+
+def new_run_folder(path: Path) -> Path:
+    """Make an empty run folder; raises ``CheckpointError`` where a run lies already, so that none is overwritten."""
+    if path.exists() and (not path.is_dir() or any((path / name).exists() for name in ("last", "best", "run.json"))):
+        raise CheckpointError(f"{path} holds a run already; continue it with --resume {path}, or save to another folder")
+    path.mkdir(parents=True, exist_ok=True)
+    return path
+
+
+def write_json(path: Path, value: Mapping[str, Any]) -> None:
+    """Write JSON whole or not at all."""
+    temporary = path.with_name(f".{path.name}.tmp")
+    with temporary.open("w", encoding="utf-8") as file:
+        json.dump(value, file, indent=2)
+        file.write("\n")
+        file.flush()
+        os.fsync(file.fileno())
+    temporary.replace(path)
+
+
+def choose_device(cuda: bool, device: str | None) -> tuple[torch.device, str | None]:
+    """The device asked for, and a warning where it is not the one that runs.
+
+    >>> choose_device(False, None)
+    (device(type='cpu'), None)
+    """
+    if device is not None:
+        return torch.device(device), None
+    if cuda and not torch.cuda.is_available():
+        return torch.device("cpu"), "no CUDA device here: --cuda is ignored and the run goes on on the CPU"
+    return torch.device("cuda" if cuda else "cpu"), None
+
+
+def device_name(device: torch.device) -> str:
+    """The device in words."""
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else f"{platform.machine()} CPU, {torch.get_num_threads()} threads"

@@ -1,0 +1,118 @@
+"""``limbeck lm``: train, evaluate and generate with the word language model, and compare runs."""
+
+from __future__ import annotations
+
+import shlex
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from limbeck.cli.lm_compare import compare
+from limbeck.cli.plan import show_plan
+
+Choice = typer.Option
+app = typer.Typer(help="Word language model: train, prune on a schedule, evaluate, generate, compare.", no_args_is_help=True)
+
+Summary = Annotated[
+    str | None, Choice("--summary", metavar="sparsity|model|modules|percentile", help="Print a summary of the model and exit.")
+]
+
+
+@app.command(epilog="Example: limbeck lm train --tied --epochs 6 --emsize 64 --nhid 64 --save runs/small")
+def train(
+    context: typer.Context,
+    data: Annotated[
+        str, Choice(help="A folder with train.txt, valid.txt, test.txt; 'wikitext-2'; or 'docs', the embedded corpus.")
+    ] = "docs",
+    model: Annotated[str, Choice(metavar="LSTM|GRU|RNN_TANH|RNN_RELU", help="Type of recurrent net.")] = "LSTM",
+    emsize: Annotated[int, Choice(min=1, help="Size of word embeddings.")] = 200,
+    nhid: Annotated[int, Choice(min=1, help="Hidden units a layer.")] = 200,
+    nlayers: Annotated[int, Choice(min=1, help="Number of layers.")] = 2,
+    lr: Annotated[float, Choice(min=0, help="Initial learning rate.")] = 20.0,
+    clip: Annotated[float, Choice(min=0, help="Gradient norm to clip at.")] = 0.25,
+    epochs: Annotated[int, Choice(min=1, help="Epochs to train.")] = 40,
+    batch_size: Annotated[int, Choice("--batch-size", "--batch_size", min=1, help="Batch size.")] = 20,
+    bptt: Annotated[int, Choice(min=1, help="Sequence length of truncated backpropagation.")] = 35,
+    dropout: Annotated[float, Choice(min=0, max=1, help="Dropout on embeddings, between layers and on the output.")] = 0.2,
+    decay: Annotated[
+        float | None, Choice(min=0, help="Multiply the learning rate by this after each epoch, in place of the plateau decay.")
+    ] = None,
+    cooldown: Annotated[
+        float, Choice(min=0, max=1, help="Last fraction of the run over which the learning rate falls to zero; 0: plateau decay alone.")
+    ] = 2 / 3,
+    tied: Annotated[bool, Choice("--tied", help="Tie the word embedding and the softmax weights.")] = False,
+    seed: Annotated[int, Choice(help="Random seed.")] = 1111,
+    cuda: Annotated[bool, Choice("--cuda", help="Use CUDA.")] = False,
+    device: Annotated[str | None, Choice(help="A torch device, 'cuda:1' for one; overrides --cuda.")] = None,
+    momentum: Annotated[float, Choice(min=0, help="Momentum of SGD.")] = 0.0,
+    weight_decay: Annotated[float, Choice("--weight-decay", "--wd", min=0, help="Weight decay of SGD.")] = 0.0,
+    amp: Annotated[bool, Choice("--amp", help="bfloat16 autocast.")] = False,
+    compile_: Annotated[bool, Choice("--compile", help="Compile the model's loss with torch.compile.")] = False,
+    compress: Annotated[Path | None, Choice(help="Schedule file: what to prune and when.")] = None,
+    log_interval: Annotated[int, Choice("--log-interval", min=1, help="Steps between report lines.")] = 200,
+    log_gradients: Annotated[bool, Choice("--log-gradients", help="Record gradients in TensorBoard.")] = False,
+    save: Annotated[Path | None, Choice(help="Run folder: last/, best/, logs. Default: runs/lm-DATE-TIME.")] = None,
+    save_every: Annotated[int, Choice("--save-every", min=0, help="Checkpoint every N steps as well; 0: after each epoch.")] = 0,
+    resume: Annotated[Path | None, Choice(help="Go on with a run folder or checkpoint; options not given are those of the run.")] = None,
+    summary: Summary = None,
+    plan: Annotated[bool, Choice("--plan", help="Print what the schedule will do in this very run, and exit.")] = False,
+    as_json: Annotated[bool, Choice("--json", help="Print --summary or --plan as JSON.")] = False,
+) -> None:
+    """Train an RNN language model, pruned on a schedule if --compress names one; keep the best by validation and test it."""
+    from limbeck.apps.lm import app as lm
+    from limbeck.apps.lm.options import TrainOptions
+
+    options = TrainOptions(
+        data=data, model=model, emsize=emsize, nhid=nhid, nlayers=nlayers, dropout=dropout, tied=tied, lr=lr, momentum=momentum,
+        weight_decay=weight_decay, clip=clip, epochs=epochs, batch_size=batch_size, bptt=bptt, decay=decay, cooldown=cooldown, seed=seed,
+        cuda=cuda, device=device, amp=amp, compile=compile_, compress=None if compress is None else str(compress),
+        log_interval=log_interval, log_gradients=log_gradients, save=None if save is None else str(save), save_every=save_every,
+        command=shlex.join(["limbeck", *sys.argv[1:]]),
+    )  # fmt: skip
+    given = {name for name in context.params if context.get_parameter_source(name).name == "COMMANDLINE"}  # type: ignore[union-attr]
+    given = {"compile" if name == "compile_" else name for name in given}
+    if summary is not None:
+        lm.summarise(options, summary, resume, as_json)
+    elif plan:
+        show_plan(lm.plan_of_run(options), as_json)
+    else:
+        lm.run_training(options, given, resume)
+
+
+@app.command(epilog="Example: limbeck lm evaluate runs/small")
+def evaluate(
+    checkpoint: Annotated[Path, typer.Argument(help="A run folder (its best model) or a checkpoint.")],
+    data: Annotated[str | None, Choice(help="Corpus; default: the one that the run was trained on.")] = None,
+    split: Annotated[str, Choice(metavar="valid|test", help="Which part of the corpus.")] = "test",
+    cuda: Annotated[bool, Choice("--cuda", help="Use CUDA.")] = False,
+    device: Annotated[str | None, Choice(help="A torch device; overrides --cuda.")] = None,
+    as_json: Annotated[bool, Choice("--json", help="Print JSON.")] = False,
+) -> None:
+    """Perplexity of a trained model on the test set."""
+    from limbeck.apps.lm.app import run_evaluation
+
+    run_evaluation(checkpoint, data, split, cuda, device, as_json)
+
+
+@app.command(epilog="Example: limbeck lm generate --checkpoint runs/small --words 100")
+def generate(
+    checkpoint: Annotated[
+        Path | None, Choice(help="A run folder (its best model) or a checkpoint. Default: the newest run in runs/.")
+    ] = None,
+    data: Annotated[str | None, Choice(help="Not needed: the vocabulary comes with the checkpoint. Kept for old command lines.")] = None,
+    outf: Annotated[Path, Choice(help="Output file for the generated text.")] = Path("generated.txt"),
+    words: Annotated[int, Choice(min=1, help="Number of words to generate.")] = 1000,
+    seed: Annotated[int, Choice(help="Random seed.")] = 1111,
+    cuda: Annotated[bool, Choice("--cuda", help="Use CUDA.")] = False,
+    temperature: Annotated[float, Choice(min=1e-3, help="Temperature: higher is more diverse.")] = 1.0,
+    log_interval: Annotated[int, Choice("--log-interval", min=1, help="Words between report lines.")] = 100,
+) -> None:
+    """Generate text from a trained model."""
+    from limbeck.apps.lm.app import run_generation
+
+    run_generation(checkpoint, outf, words, seed, cuda, temperature, log_interval)
+
+
+app.command(epilog="Example: limbeck lm compare runs/dense runs/pruned --out comparison")(compare)

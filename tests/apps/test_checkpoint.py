@@ -19,7 +19,7 @@ from torch import nn
 
 from limbeck.apps import _replace
 from limbeck.apps._tree import decode, encode
-from limbeck.apps.checkpoint import INDEX, MODEL, SCHEDULE, STATE, load_checkpoint, save_checkpoint
+from limbeck.apps.checkpoint import INDEX, MODEL, SCHEDULE, STATE, is_checkpoint, load_checkpoint, save_checkpoint
 from limbeck.apps.rng import rng_state, set_rng_state
 from limbeck.errors import CheckpointError
 
@@ -399,6 +399,8 @@ def test_a_crash_between_the_renames_is_recovered_by_load_and_by_save(tmp_path: 
     (tmp_path / ".last.new" / MODEL).write_text("half")
     assert number(folder) == 1
     assert _replace.standing(folder).name == ".last.old"
+    assert is_checkpoint(folder)
+    assert not is_checkpoint(tmp_path)
     with pytest.raises(CheckpointError):
         save_checkpoint(folder, nn.Linear(1, 1), {"bad": object()})
     assert number(folder) == 1

@@ -38,7 +38,18 @@ MODEL, STATE, INDEX, SCHEDULE = "model.safetensors", "state.safetensors", "state
 REMEDY = "take another checkpoint of the run (a run keeps last and best), or train again"
 
 PLAIN = frozenset(
-    getattr(torch, name) for name in ["float64", "float32", "float16", "bfloat16", "int64", "int32", "int16", "int8", "uint8", "bool"]
+    {
+        torch.float64,
+        torch.float32,
+        torch.float16,
+        torch.bfloat16,
+        torch.int64,
+        torch.int32,
+        torch.int16,
+        torch.int8,
+        torch.uint8,
+        torch.bool,
+    }
 )
 
 
@@ -118,6 +129,11 @@ def load_checkpoint(directory: str | Path) -> Checkpoint:
         except CheckpointError:
             if _identity(standing(target)) == seen:  # else a running training has replaced it meanwhile: read the new one
                 raise
+
+
+def is_checkpoint(directory: str | Path) -> bool:
+    """Whether a checkpoint stands at a path, or its set-aside twin after a crash; says nothing of damage."""
+    return (standing(Path(directory).resolve()) / INDEX).is_file()
 
 
 def unwrap(model: nn.Module) -> nn.Module:
@@ -209,7 +225,7 @@ def _read_index(folder: Path) -> dict[str, Any]:
         what = "is a file, not a checkpoint folder" if folder.exists() else "does not exist"
         raise CheckpointError(f"{folder} {what}; name a folder that 'train --save' wrote, such as RUN/last or RUN/best")
     if not path.is_file():
-        inside = [name for name in ("last", "best") if (standing(folder / name) / INDEX).is_file()]
+        inside = [name for name in ("last", "best") if is_checkpoint(folder / name)]
         remedy = (
             f"did you mean {' or '.join(str(folder / name) for name in inside)}?" if inside else "name a folder that 'train --save' wrote"
         )

@@ -75,10 +75,14 @@ class Masks:
         return dict(self._masks)
 
     def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
-        """Replace all masks; raises ``CheckpointError`` for a name that the model lacks."""
+        """Replace all masks; raises ``CheckpointError``, and replaces none, for a name or a shape that the model lacks."""
         strangers = [name for name in state if name not in self._parameters]
         if strangers:
             raise CheckpointError(f"the checkpoint has masks for {strangers}, which the model lacks; build the model that was saved")
-        self._masks = {}
-        for name, keep in state.items():
-            self.put(name, keep)
+        before, self._masks = self._masks, {}
+        try:
+            for name, keep in state.items():
+                self.put(name, keep)
+        except MaskError as error:
+            self._masks = before
+            raise CheckpointError(f"{error}; build the model that was saved") from error

@@ -56,7 +56,7 @@ def named_parameters(model: nn.Module) -> dict[str, Named]:
     for key, (name, *aliases) in names.items():
         if name in found:
             raise TargetError(f"two parameters have the name '{name}' once wrapper names are taken out; rename one of the modules")
-        found[name] = Named(name, parameters[key], tuple(dict.fromkeys(aliases)))
+        found[name] = Named(name, parameters[key], tuple(dict.fromkeys(alias for alias in aliases if alias != name)))
     return found
 
 

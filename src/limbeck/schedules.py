@@ -77,6 +77,8 @@ class BaiduThreshold:
 
     >>> [round(BaiduThreshold(0.17, 3, 2)(Moment(epoch, 4, 21, 3)), 6) for epoch in (4, 7, 19)]
     [0.007083, 0.0425, 0.2125]
+
+    Raises ``ValueError`` when the slope would change outside of the window, where the formula means nothing and may divide by zero.
     """
 
     q: float
@@ -86,6 +88,11 @@ class BaiduThreshold:
     def __call__(self, moment: Moment) -> float:
         """The threshold at ``moment``."""
         ramp = moment.begin + self.ramp_epoch_offset
+        if not moment.begin <= ramp <= moment.end:
+            length = moment.end - moment.begin
+            raise ValueError(
+                f"ramp_epoch_offset {self.ramp_epoch_offset} must lie within the window: from 0 to {length} {moment.unit}s after its begin"
+            )
         start_slope = 2 * self.q * moment.every / (2 * (ramp - moment.begin) + 3 * (moment.end - ramp))
         if moment.now < ramp:
             return start_slope * (moment.now - moment.begin + 1) / moment.every
@@ -137,7 +144,9 @@ class Window:
         if self.begin < 0:
             raise ValueError(f"a window cannot begin at {self.unit} {self.begin}: {self.unit}s count from 0")
         if self.end is not None and self.end <= self.begin:
-            raise ValueError(f"the window from {self.unit} {self.begin} to {self.end} never fires: its end is excluded and must lie after its begin")
+            raise ValueError(
+                f"the window from {self.unit} {self.begin} to {self.end} never fires: its end is excluded and must lie after its begin"
+            )
         if self.every < 1:
             raise ValueError(f"a frequency of {self.every} never fires: it must be 1 or more")
 

@@ -56,7 +56,7 @@ class Tile:
     def unfold(self, groups: Tensor, shape: Sequence[int]) -> Tensor:
         """``[groups, members] -> [*shape]``, the inverse of ``fold``; ``[groups, 1]`` is spread over all members."""
         rank, block, grid = len(shape), self.block(shape), self.grid(shape)
-        split = groups.expand(-1, math.prod(block)).reshape(*grid, *block)
+        split = groups.expand(-1, math.prod(block)).reshape((*grid, *block))
         return split.permute([axis for i in range(rank) for axis in (i, rank + i)]).reshape(tuple(shape))
 
 

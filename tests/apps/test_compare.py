@@ -152,7 +152,7 @@ def damage(name: str, text: str, encoding: str = "utf-8") -> Any:
     ("harm", "message"),
     [
         (
-            lambda folder: (folder / "run.json").unlink(),
+            lambda folder: [path.unlink() for path in (folder / "run.json", folder / "metrics.csv")],
             "'{folder}' has no run.json; give a folder that 'limbeck lm train --save DIR' wrote",
         ),
         (damage("run.json", '{"type": "Sm'), "'{folder}/run.json' is damaged: Unterminated string"),
@@ -177,6 +177,15 @@ def test_a_damaged_or_foreign_folder_is_named_with_a_remedy(runs: list[Path], tm
         compare(runs, tmp_path / "out")
     assert "limbeck lm train --save DIR" in str(raised.value) or "train the run again, or leave it out" in str(raised.value)
     assert not (tmp_path / "out").exists()
+
+
+def test_a_run_that_was_cut_off_can_be_resumed(tmp_path: Path) -> None:
+    folder = write_run(tmp_path / "run")
+    (folder / "run.json").unlink()
+    with pytest.raises(
+        DataError, match=r"has no run.json yet: its run is going on or was cut off; 'limbeck lm train --resume' finishes it"
+    ):
+        read_run(folder)
 
 
 def test_a_folder_that_is_not_there(tmp_path: Path) -> None:

@@ -128,8 +128,12 @@ def read_run(folder: Path) -> Run:
     Raises ``DataError`` that names the file, what is wrong with it, and the remedy.
     """
     path = folder / RECORD
+    if not folder.is_dir():
+        raise DataError(f"there is no folder '{folder}'; {REMEDY}")
+    if not path.is_file() and (folder / CURVES).is_file():
+        raise DataError(f"'{folder}' has no {RECORD} yet: its run is going on or was cut off; 'limbeck lm train --resume' finishes it")
     if not path.is_file():
-        raise DataError(f"'{folder}' has no {RECORD}; {REMEDY}" if folder.is_dir() else f"there is no folder '{folder}'; {REMEDY}")
+        raise DataError(f"'{folder}' has no {RECORD}; {REMEDY}")
     try:
         record = Record.model_validate(json.loads(path.read_text(encoding="utf-8")))
     except ValidationError as error:

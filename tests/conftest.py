@@ -1,0 +1,33 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from hypothesis import settings
+
+ROOT = Path(__file__).parents[1]
+WIKITEXT_2 = ROOT.parent / "shared" / "data" / "wikitext-2"
+
+settings.register_profile("limbeck", deadline=None, derandomize=True, print_blob=True)
+settings.load_profile("limbeck")
+
+
+@pytest.fixture(autouse=True)
+def _seeded() -> None:
+    """Every test starts from the same random state, in whatever order they run."""
+    torch.manual_seed(0)
+
+
+@pytest.fixture(scope="session")
+def root() -> Path:
+    """The repository."""
+    return ROOT
+
+
+@pytest.fixture(scope="session")
+def wikitext_2() -> Path:
+    """The folder of the real WikiText-2, where it lies beside the repository."""
+    if not (WIKITEXT_2 / "train.txt").is_file():
+        pytest.skip("WikiText-2 is not here: it belongs into ../shared/data/wikitext-2 beside the repository")
+    return WIKITEXT_2

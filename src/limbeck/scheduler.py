@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Sized
 from dataclasses import replace
 from itertools import islice
 from typing import Any, TypeVar
+from weakref import WeakSet
 
 from torch import Tensor, nn
 from torch.optim import Optimizer
@@ -53,6 +54,7 @@ class Scheduler:
         self._masked = False  # since the last optimizer step
         self._prepared = False  # before_parameter_optimization has run for this step
         self._components: dict[str, Tensor] = {}
+        self._followed: WeakSet[Optimizer] = WeakSet()
         self.text = text
         if optimizer is not None:
             self.attach(optimizer)
@@ -94,8 +96,10 @@ class Scheduler:
     def attach(self, optimizer: Optimizer) -> None:
         """Let the masks follow every ``optimizer.step()``, also in loops that call no hook of ours (LBFGS, trainers)."""
         self._state.optimizer = optimizer
-        optimizer.register_step_pre_hook(self._before_step)
-        optimizer.register_step_post_hook(self._after_step)
+        if optimizer not in self._followed:
+            self._followed.add(optimizer)
+            optimizer.register_step_pre_hook(self._before_step)
+            optimizer.register_step_post_hook(self._after_step)
 
     # --- the six hooks -----------------------------------------------------------------------------------------------------------
 
@@ -174,7 +178,7 @@ class Scheduler:
         A sequence that slices is entered at once; any other iterable is read up to that place.
         """
         epoch, start = self.clock.epoch, self.clock.minibatch
-        total = len(batches) if hasattr(batches, "__len__") else None
+        total = len(batches) if isinstance(batches, Sized) else None
         rest: Iterable[B] = batches[start:] if isinstance(batches, Sequence) and start else islice(batches, start, None)
         for minibatch, batch in enumerate(rest, start):
             self.on_minibatch_begin(epoch, minibatch, total)
@@ -215,7 +219,9 @@ class Scheduler:
         """
         here, there = [type(action).__name__ for _, action in self._schedule], [kind for kind, _ in saved["actions"]]
         if here != there:
-            raise CheckpointError(f"the checkpoint's schedule has the actions {there}, this one {here}; resume with the schedule that was saved")
+            raise CheckpointError(
+                f"the checkpoint's schedule has the actions {there}, this one {here}; resume with the schedule that was saved"
+            )
         clock = dict(saved["clock"])
         self._epoch_open = bool(clock.pop("epoch_open"))
         self._state.clock = Clock(**clock)

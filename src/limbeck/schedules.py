@@ -65,7 +65,7 @@ class Ramp:
 
     def __call__(self, moment: Moment) -> float:
         """The value at ``moment``."""
-        return self.stop + (self.start - self.stop) * (1 - moment.progress) ** self.power
+        return self.stop + (self.start - self.stop) * math.pow(1 - moment.progress, self.power)
 
 
 @dataclass(frozen=True)

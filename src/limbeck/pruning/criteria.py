@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
@@ -45,8 +46,7 @@ def l2(units: Units) -> Tensor:
 
 def in_standard_deviations(units: Units) -> Tensor:
     """Mean absolute weight in standard deviations of the dense tensor, measured once (Han et al. 2015), ``[units]``."""
-    deviation = units.once("std", lambda: units.weight.std().item())
-    return l1(units) / deviation
+    return _over(l1(units), units.once("std", lambda: _deviation(units.weight)))
 
 
 @dataclass(frozen=True)
@@ -61,7 +61,16 @@ class Splicing:
     def __call__(self, units: Units) -> Tensor:
         """The scores."""
         mean = units.once("mean", lambda: units.weight.abs().mean().item())
-        deviation = units.once("abs_std", lambda: units.weight.abs().std().item())
+        deviation = units.once("abs_std", lambda: _deviation(units.weight.abs()))
         moment = units.moment
         sensitivity = units.amount * ((moment.now - moment.begin) * self.sensitivity_multiplier + 1)
-        return l1(units) / (mean + deviation * sensitivity)
+        return _over(l1(units), mean + deviation * sensitivity)
+
+
+def _deviation(values: Tensor) -> float:
+    return values.std().item() if values.numel() > 1 else 0.0
+
+
+def _over(magnitudes: Tensor, scale: float) -> Tensor:
+    """The quotient; over a scale of 0, which a constant tensor has, only zeros stay zero: nothing else is below any threshold."""
+    return magnitudes / scale if scale else magnitudes.masked_fill(magnitudes > 0, math.inf)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import partial
+from typing import TypeVar
 
 import torch
 from torch import Tensor
@@ -14,6 +16,8 @@ from limbeck.pruning.criteria import Criterion, Units, l1
 from limbeck.pruning.selectors import Lowest
 from limbeck.schedules import Moment, Schedule, at
 from limbeck.tile import ELEMENT, TENSOR, Tile
+
+T = TypeVar("T")
 
 Selector = Callable[[Tensor, Tensor | None, float], Tensor]
 """``(scores, kept, amount) -> keep``, all ``[pools, units]``."""
@@ -55,16 +59,16 @@ class Pruner:
 
     def masks(self, sites: Mapping[str, Site], moment: Moment) -> dict[str, Tensor]:
         """The new mask of every site, each named in ``targets``; raises ``MaskError``, naming the tensor, where none can be made."""
-        amounts = {name: at(self.targets[name], moment) for name in sites}
+        amounts = {name: _named(name, partial(at, self.targets[name], moment)) for name in sites}
         if self._is_plain_magnitude():
-            return {name: _named(name, lambda n=name: self._lowest_magnitude(sites[n], amounts[n])) for name in sites}
-        scores = {name: self._scores(sites[name], amounts[name], moment) for name in sites}
+            return {name: _named(name, partial(self._lowest_magnitude, site, amounts[name])) for name, site in sites.items()}
+        scores = {name: _named(name, partial(self._scores, site, amounts[name], moment)) for name, site in sites.items()}
         if self.tie is not None:
             verdict = self.tie(list(scores.values()))
             scores = dict.fromkeys(scores, verdict)
         if self.pool is None:
             return self._masks_together(sites, scores, amounts)
-        return {name: _named(name, lambda n=name: self._choose(sites[n], scores[n], amounts[n], self.pool)) for name in sites}
+        return {name: _named(name, partial(self._choose, site, scores[name], amounts[name], self.pool)) for name, site in sites.items()}
 
     def _is_plain_magnitude(self) -> bool:
         return self.score is l1 and self.unit == ELEMENT and self.pool == TENSOR and self.tie is None and type(self.select) is Lowest
@@ -93,16 +97,19 @@ class Pruner:
     def _masks_together(self, sites: Mapping[str, Site], scores: Mapping[str, Tensor], amounts: Mapping[str, float]) -> dict[str, Tensor]:
         if len(set(amounts.values())) != 1:
             raise MaskError(f"a pool of all tensors needs one amount for all of them, not {dict(amounts)}")
-        kept = [units if (units := self._kept_units(site)) is not None else torch.ones_like(scores[name], dtype=torch.bool) for name, site in sites.items()]
+        kept = [
+            units if (units := self._kept_units(site)) is not None else torch.ones_like(scores[name], dtype=torch.bool)
+            for name, site in sites.items()
+        ]
         keep = self.select(torch.cat(list(scores.values()))[None], torch.cat(kept)[None], next(iter(amounts.values())))[0]
-        shares = keep.split([len(values) for values in scores.values()])
+        shares = torch.split(keep, [len(values) for values in scores.values()])
         return {name: self._spread(share, sites[name]) for name, share in zip(scores, shares, strict=True)}
 
     def _spread(self, keep: Tensor, site: Site) -> Tensor:
         return self.unit.unfold(keep[:, None], site.weight.shape).contiguous()
 
 
-def _named(name: str, make: Callable[[], Tensor]) -> Tensor:
+def _named(name: str, make: Callable[[], T]) -> T:
     """Give an error that was raised deep the name of its tensor, once, at the boundary."""
     try:
         return make()

@@ -34,7 +34,7 @@ class Lowest:
 
     def __call__(self, scores: Tensor, kept: Tensor | None, amount: float) -> Tensor:
         """Keep all but the lowest."""
-        return lowest(scores.detach(), kept, self.dropped(amount, scores.shape[1]))
+        return lowest(scores, kept, self.dropped(amount, scores.shape[1]))
 
     def dropped(self, amount: float, units: int) -> int:
         """How many units of a pool fall: known without data.

@@ -5,11 +5,12 @@ from __future__ import annotations
 import inspect
 from bisect import bisect_right
 from collections.abc import Callable, Mapping
+from copy import deepcopy
 from math import prod
 from typing import Any
 
 from torch.optim import Optimizer, lr_scheduler
-from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
+from torch.optim.lr_scheduler import LRScheduler, OneCycleLR, ReduceLROnPlateau
 
 from limbeck.errors import ScheduleError
 from limbeck.events import Action, State
@@ -65,7 +66,7 @@ def lr_schedulers() -> dict[str, Callable[..., LRScheduler]]:
     True
     """
     own: dict[str, Callable[..., LRScheduler]] = {"MultiStepMultiGammaLR": MultiStepMultiGammaLR, "PolynomialLR": polynomial_lr}
-    found = {
+    found: dict[str, Callable[..., LRScheduler]] = {
         name: member
         for name, member in vars(lr_scheduler).items()
         if inspect.isclass(member) and issubclass(member, LRScheduler) and member is not LRScheduler and not name.startswith("_")
@@ -76,7 +77,8 @@ def lr_schedulers() -> dict[str, Callable[..., LRScheduler]]:
 class LearningRate(Action):
     """Drives one torch learning-rate scheduler, which is built when its window opens: it starts from the learning rate of that moment.
 
-    Windows by epoch step it after each of their epochs, windows by step after each of their optimizer steps.
+    Windows by epoch step it after each of their epochs, windows by step after each of their optimizer steps. A one-cycle schedule is held at
+    its last value when its steps are used up.
     """
 
     def __init__(self, name: str, arguments: Mapping[str, Any], build: Callable[..., LRScheduler] | None = None) -> None:
@@ -113,15 +115,21 @@ class LearningRate(Action):
         """The torch scheduler's own state, or None before its window opens."""
         if self.scheduler is None:
             return None
-        return {key: value for key, value in self.scheduler.state_dict().items() if not callable(value)}
+        return {key: deepcopy(value) for key, value in self.scheduler.state_dict().items() if not callable(value)}
 
     def load_state_dict(self, state: State, saved: dict[str, Any] | None) -> None:
-        """Stand where ``state_dict`` was taken; the optimizer's own state, with its learning rates, is loaded after this."""
+        """Stand where ``state_dict`` was taken; the learning rates themselves come with the optimizer's own state, before or after this."""
         self.scheduler = None
-        if saved is not None:
-            self._open(state)
-            assert self.scheduler is not None
-            self.scheduler.load_state_dict(saved)
+        if saved is None:
+            return
+        assert state.optimizer is not None
+        groups = [dict(group) for group in state.optimizer.param_groups]
+        self.scheduler = self._build(state.optimizer, **self.arguments)
+        self.scheduler.load_state_dict(deepcopy(saved))
+        for group, before in zip(state.optimizer.param_groups, groups, strict=True):
+            group.update(before)  # building a torch scheduler overwrites what the optimizer may have loaded
+        if state.clock.step:
+            setattr(state.optimizer, "_opt_called", True)  # noqa: B010  # the steps were taken in the run that is resumed: torch need not warn
 
     def _open(self, state: State) -> None:
         if self.scheduler is None:
@@ -136,7 +144,7 @@ class LearningRate(Action):
         assert self.scheduler is not None
         if isinstance(self.scheduler, ReduceLROnPlateau):
             self.scheduler.step(watched(state.metrics, self.scheduler.mode))
-        else:
+        elif not isinstance(self.scheduler, OneCycleLR) or self.scheduler.last_epoch < self.scheduler.total_steps - 1:
             self.scheduler.step()
 
 

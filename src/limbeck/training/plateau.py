@@ -36,7 +36,9 @@ class PlateauDecay(Action):
     def bind(self, state: State) -> None:
         """Note the base learning rates; raises ``ScheduleError`` without an optimizer."""
         if state.optimizer is None:
-            raise ScheduleError("a plateau decay changes an optimizer's learning rate: give the optimizer to the scheduler, after the model")
+            raise ScheduleError(
+                "a plateau decay changes an optimizer's learning rate: give the optimizer to the scheduler, after the model"
+            )
         self._bases = [float(group["lr"]) for group in state.optimizer.param_groups]
 
     def on_minibatch_begin(self, state: State, moment: Moment) -> None:

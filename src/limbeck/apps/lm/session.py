@@ -10,11 +10,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from limbeck.apps.checkpoint import Checkpoint, load_checkpoint, rng_state, save_checkpoint, set_rng_state
+from limbeck.apps.checkpoint import Checkpoint, is_checkpoint, load_checkpoint, save_checkpoint
 from limbeck.apps.lm.data import Batches, Corpus, batchify, load_corpus
 from limbeck.apps.lm.model import Hidden, RNNModel
 from limbeck.apps.lm.options import TrainOptions
 from limbeck.apps.loop import choose_device
+from limbeck.apps.rng import rng_state, set_rng_state
 from limbeck.config import load_schedule
 from limbeck.errors import CheckpointError
 from limbeck.scheduler import Scheduler
@@ -132,7 +133,7 @@ def _to(hidden: Any, device: torch.device) -> Hidden | None:
 def find_checkpoint(path: Path, prefer: str) -> Path:
     """The checkpoint that a path means: itself, or the ``last`` or ``best`` of a run folder, whichever is preferred and there."""
     for name in (prefer, "best", "last"):
-        if (path / name).is_dir():
+        if is_checkpoint(path / name):
             return path / name
     return path
 

@@ -21,6 +21,15 @@ from limbeck.apps.progress import Progress
 from limbeck.stats import nonzero_groups, weights
 
 
+def perplexity(loss: float) -> float:
+    """``exp(loss)``; infinite where that overflows.
+
+    >>> perplexity(0.0), perplexity(1000.0)
+    (1.0, inf)
+    """
+    return math.exp(loss) if loss < 700 else math.inf
+
+
 @dataclass
 class Tracker:
     """Watches one run and keeps its folder; the training loop tells it what happened."""
@@ -66,7 +75,7 @@ class Tracker:
         session = self.session
         self._epoch_loss, self._sparsity = valid_loss, self._masked_fraction()
         values = {
-            "loss": valid_loss, "perplexity": math.exp(valid_loss), "learning_rate": self._learning_rate(),
+            "loss": valid_loss, "perplexity": perplexity(valid_loss), "learning_rate": self._learning_rate(),
             "sparsity": self._sparsity, "tokens_per_second": valid_tokens / seconds,
         }  # fmt: skip
         step = session.scheduler.clock.step
@@ -74,7 +83,7 @@ class Tracker:
         rows = sparsity_rows(session.scheduler.state.parameters, session.scheduler.masks)
         self.log.sparsity(rows, epoch=epoch, step=step)
         self.progress.say(
-            f"epoch {epoch + 1}: validation loss {valid_loss:.3f}, perplexity {math.exp(valid_loss):.2f}, sparsity {self._sparsity:.2%}"
+            f"epoch {epoch + 1}: validation loss {valid_loss:.3f}, perplexity {perplexity(valid_loss):.2f}, sparsity {self._sparsity:.2%}"
         )
 
     def after_epoch(self) -> None:
@@ -87,20 +96,25 @@ class Tracker:
             session.best = Best(self._epoch_loss, session.scheduler.clock.epoch - 1, kept)
             self._save("best")
         self._save("last")
+        self.record()
         self.stopped = self.stopped or self.interrupt.asked
 
     def finish(self, test_loss: float, finished: bool) -> dict[str, Any]:
         """Log the test and write ``run.json``; gives what stands in it. The model is the one that was tested."""
-        session, options = self.session, self.session.options
+        clock = self.session.scheduler.clock
+        record = self.record(test_loss, finished)
+        values = {"loss": test_loss, "perplexity": perplexity(test_loss), "sparsity": record["sparsity"]}
+        self.log.metrics("test", values, epoch=clock.epoch - 1 if finished else clock.epoch, step=clock.step)
+        return record
+
+    def record(self, test_loss: float | None = None, finished: bool = False) -> dict[str, Any]:
+        """Write what is known of the run to ``run.json``, from its begin on; gives what stands in it."""
+        session, options, best = self.session, self.session.options, self.session.best
         named = weights(session.scheduler.state.parameters.values())
         total = sum(entry.parameter.numel() for entry in named)
         nonzeros = sum(nonzero_groups(entry.parameter.detach()) for entry in named)
-        clock = session.scheduler.clock
-        values = {"loss": test_loss, "perplexity": math.exp(test_loss), "sparsity": 1 - nonzeros / total}
-        self.log.metrics("test", values, epoch=clock.epoch - 1 if finished else clock.epoch, step=clock.step)
         shape = {key: getattr(options, key) for key in ("emsize", "nhid", "nlayers", "tied", "dropout")}
-        best = session.best.loss if session.best.epoch >= 0 else None
-        record = {
+        known = {
             "application": "lm",
             "command": options.command,
             "type": options.type,
@@ -108,9 +122,9 @@ class Tracker:
             "weights": total,
             "nonzeros": nonzeros,
             "sparsity": 1 - nonzeros / total,
-            "validation_perplexity": None if best is None else math.exp(best),
-            "test_perplexity": math.exp(test_loss),
-            "best_epoch": session.best.epoch if best is not None else None,
+            "validation_perplexity": perplexity(best.loss) if best.epoch >= 0 else None,
+            "test_perplexity": None if test_loss is None else perplexity(test_loss),
+            "best_epoch": best.epoch if best.epoch >= 0 else None,
             "epochs": options.epochs,
             "finished": finished,
             "seconds": round(self._seconds(), 1),
@@ -120,8 +134,8 @@ class Tracker:
             "versions": {"limbeck": version("limbeck"), "torch": torch.__version__, "python": platform.python_version()},
             "date": datetime.now(UTC).isoformat(timespec="seconds"),
         }
-        write_json(self.folder / "run.json", record)
-        return record
+        write_json(self.folder / "run.json", known)
+        return known
 
     def _report(self) -> None:
         """One line of the log: the mean over the steps since the last one."""
@@ -132,7 +146,7 @@ class Tracker:
         clock, loss = self.session.scheduler.clock, total / steps
         self._sparsity = self._masked_fraction()
         values = {
-            "loss": loss, "perplexity": math.exp(min(loss, 700.0)), "learning_rate": self._learning_rate(),
+            "loss": loss, "perplexity": perplexity(loss), "learning_rate": self._learning_rate(),
             "sparsity": self._sparsity, "tokens_per_second": tokens / max(now - self._log_since, 1e-9),
         }  # fmt: skip
         self.log.metrics("train", values, epoch=clock.epoch, step=clock.step)

@@ -40,6 +40,7 @@ def train(session: Session, folder: Path, log: RunLog, progress: Progress) -> di
     model.train()
     with Interrupt() as interrupt:
         tracker = Tracker(session, folder, log, progress, interrupt)
+        tracker.record()
         for epoch in scheduler.epochs(options.epochs, after=tracker.after_epoch):
             if tracker.stopped:
                 break

@@ -86,7 +86,7 @@ def _check_root(checked: Checked, tree: Mapping[str, object]) -> None:
     if isinstance(version, bool) or version != VERSION:
         faults.append(document.fault(f"version {show(version)} is unknown; this program reads version {VERSION}", ("version",)))
     if not tree.get("policies"):
-        faults.append(document.fault("no policies: nothing would be applied; list under 'policies' what is applied when", ("policies",)))
+        faults.append(document.fault("no policies: nothing would be applied; list under 'policies' what is applied when", at=("policies",)))
 
 
 def _warn_of_idle(checked: Checked, policies: object) -> None:

@@ -19,7 +19,7 @@ from limbeck.config.report import Fault, Path
 Source = str | os.PathLike[str] | Mapping[str, object]
 """A schedule: the path of a file, a text of more than one line, or a mapping that is already read."""
 
-MAX_NODES = 1_000_000
+MAX_NODES = 100_000
 CORE = "tag:yaml.org,2002:"
 TAGS = frozenset(CORE + kind for kind in ("str", "int", "float", "bool", "null", "seq", "map"))
 CONSTANTS: dict[str, object] = {

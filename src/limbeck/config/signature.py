@@ -158,7 +158,8 @@ def show(value: object) -> str:
 
 
 def _say(message: str, value: object) -> str:
-    return message.removeprefix("Value error, ").replace("Input should", f"{show(value)} should", 1)
+    message = message.removeprefix("Value error, ").replace("a valid dictionary", "a mapping")
+    return message.replace("Input should", f"{show(value)} should", 1)
 
 
 def _either(messages: Sequence[str]) -> str:

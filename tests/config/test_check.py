@@ -1,0 +1,292 @@
+"""Every kind of fault of a schedule file, message by message."""
+
+from __future__ import annotations
+
+import sys
+import textwrap
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+from limbeck.config.build import check_file
+from limbeck.config.check import check
+from limbeck.config.load import load
+from limbeck.names import named_parameters
+
+AGP = "{class: AutomatedGradualPruner, initial_sparsity: 0.1, final_sparsity: 0.9, weights: [0.weight]}"
+ONCE = "policies: [{pruner: {instance_name: p}, epochs: [0]}]"
+RATE = "policies: [{lr_scheduler: {instance_name: lr}, epochs: [0]}]"
+
+
+def model() -> nn.Module:
+    return nn.Sequential(nn.Linear(4, 4), nn.ReLU(), nn.Linear(4, 2))
+
+
+def report(text: str, with_model: bool = False) -> str:
+    parameters = named_parameters(model()) if with_model else None
+    return check(load(textwrap.dedent(text) + "\n"), parameters).report.text()
+
+
+def faults(text: str, with_model: bool = False) -> list[str]:
+    head, *lines = report(text, with_model).splitlines()
+    assert head == f"schedule: {len(lines)} fault" + "s" * (len(lines) > 1)
+    return [line.removeprefix("  ") for line in lines]
+
+
+def test_the_report_in_full(tmp_path: Path) -> None:
+    path = tmp_path / "agp.yaml"
+    path.write_text(
+        textwrap.dedent("""\
+            version: 1
+            pruners:
+              low_pruner:
+                class: AutomatedGradualPruner
+                initial_sparsity: 0.05
+                final_sparsity: 0.5
+                weights: [0.weight]
+              fc_pruner:
+                class: AutomatedGradualPruner
+                initial_sparsity: 0.05
+                final_sparsty: 0.5
+                weights: 2.weight
+            policies:
+              - pruner: {instance_name: low_pruner}
+                epochs: [1]
+              - pruner: {instance_name: fc_pruner}
+                epochs: [1]
+              - pruner:
+                  instance_name: fine
+                starting_epoch: 0
+                ending_epoch: 3
+            """),
+        encoding="utf-8",
+    )
+    assert check_file(path).text() == (
+        f"{path}: 2 faults\n"
+        "  line 11, pruners.fc_pruner: AutomatedGradualPruner has no 'final_sparsty'; did you mean 'final_sparsity'?\n"
+        "  line 19, policies[2].pruner: no pruner named 'fine'; defined: low_pruner, fc_pruner"
+    )
+
+
+def test_no_faults() -> None:
+    assert report(f"version: 1\npruners: {{p: {AGP}}}\n{ONCE}", with_model=True) == "schedule: no faults"
+
+
+def test_an_absent_version_is_version_1_and_an_empty_section_is_none() -> None:
+    assert report(f"pruners: {{p: {AGP}}}\nextensions:\n{ONCE}") == "schedule: no faults"
+
+
+def test_a_declared_instance_that_no_policy_applies_is_a_warning() -> None:
+    text = f"version: 1\npruners:\n  p: {AGP}\n  fine: {AGP}\n{ONCE}"
+    assert report(text) == "schedule: no faults\nschedule: 1 warning\n  line 4, pruners.fine: declared, but no policy applies this pruner"
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("", "the schedule is empty; it must be a mapping of version, pruners, regularizers, quantizers, lr_schedulers, extensions, policies"),
+        ("- 1", "the schedule is a list; it must be a mapping of version, pruners, regularizers, quantizers, lr_schedulers, extensions, policies"),
+        (f"pruners: {{p: {AGP}}}", "no policies: nothing would be applied; list under 'policies' what is applied when"),
+        (f"pruners: {{p: {AGP}}}\npolicies: []", "line 2: no policies: nothing would be applied; list under 'policies' what is applied when"),
+        (f"version: 2\npruners: {{p: {AGP}}}\n{ONCE}", "line 1, version: version 2 is unknown; this program reads version 1"),
+        (f"version:\npruners: {{p: {AGP}}}\n{ONCE}", "line 1, version: version nothing is unknown; this program reads version 1"),
+        (f"pruners: {{p: {AGP}}}\nprunners: {{}}\n{ONCE}", "line 2: no section is named 'prunners'; did you mean 'pruners'?"),
+        (f"pruners: {{p: {AGP}}}\nx: 1\n{ONCE}",
+         "line 2: no section is named 'x'; sections: version, pruners, regularizers, quantizers, lr_schedulers, extensions, policies"),
+        (f"pruners: {{p: {AGP}}}\nregularizers: [a]\n{ONCE}", "line 2, regularizers: must be a mapping of names to regularizers, not a list"),
+        (f"pruners: {{p: {AGP}}}\npruners: {{p: {AGP}}}\n{ONCE}", "line 2: 'pruners' is given twice, on lines 1 and 2"),
+        (f"pruners: {{p: 3}}\n{ONCE}", "line 1, pruners.p: must be a mapping with 'class' and its arguments, not 3"),
+        (f"pruners: {{p: {{q: 1}}}}\n{ONCE}",
+         "line 1, pruners.p: needs 'class'; choose one of AutomatedGradualPruner, BaiduRNNPruner, MagnitudeParameterPruner, SensitivityPruner, "
+         "SparsityLevelParameterPruner, SplicingPruner"),
+        (f"pruners: {{p: {{class: AutomaticGradualPruner}}}}\n{ONCE}",
+         "line 1, pruners.p: no pruner class is named 'AutomaticGradualPruner'; did you mean 'AutomatedGradualPruner'?"),
+        (f"pruners: {{p: {AGP}}}\nquantizers: {{q: {{class: Q}}}}\npolicies: [{{quantizer: {{instance_name: q}}, epochs: [0]}}, "
+         "{pruner: {instance_name: p}, epochs: [0]}]",
+         "line 2, quantizers.q: no quantizer class is named 'Q'; this version of Limbeck has no quantizers"),
+        (f"pruners:\n  p:\n    class: SparsityLevelParameterPruner\n{ONCE}", "line 2, pruners.p: SparsityLevelParameterPruner needs 'levels'"),
+        (f"pruners:\n  p:\n    class: SparsityLevelParameterPruner\n    levels: {{0.weight: 1.5}}\n{ONCE}",
+         "line 4, pruners.p.levels['0.weight']: 1.5 should be less than or equal to 1"),
+        (f"pruners:\n  p:\n    class: SparsityLevelParameterPruner\n    levels: {{0.weight: .nan}}\n{ONCE}",
+         "line 4, pruners.p.levels['0.weight']: nan should be a finite number"),
+        (f"pruners:\n  p:\n    class: SparsityLevelParameterPruner\n    levels: most\n{ONCE}",
+         "line 4, pruners.p.levels: 'most' should be a mapping"),
+        (f"pruners:\n  p:\n    class: SparsityLevelParameterPruner\n    levels:\n      0.weight: much\n{ONCE}",
+         "line 5, pruners.p.levels['0.weight']: 'much' should be a valid number, unable to parse string as a number"),
+        (f"pruners:\n  p:\n    class: SparsityLevelParameterPruner\n    levels: {{x: 0.5}}\n    colour: 3\n{ONCE}",
+         "line 5, pruners.p: SparsityLevelParameterPruner has no 'colour'; it has levels"),
+        (f"pruners:\n  p:\n    class: SparsityLevelParameterPruner\n    levels: {{'re:(': 0.5}}\n{ONCE}",
+         "line 4, pruners.p.levels['re:(']: 're:(' is not a regular expression: missing ), unterminated subpattern at position 0"),
+        (f"pruners: {{p: {{class: 'my.code:pruner', q: 1}}}}\n{ONCE}",
+         "line 1, pruners.p: 'my.code:pruner' is a plugin, whose code would run; "
+         "if you trust it, it is allowed with --allow-plugins (in Python: allow_plugins=True)"),
+        (f"lr_schedulers: {{lr: {{class: LambdaLR}}}}\n{RATE}",
+         "line 1, lr_schedulers.lr: no schedule file can describe LambdaLR: it needs a Python function"),
+        (f"lr_schedulers: {{lr: {{class: SequentialLR}}}}\n{RATE}",
+         "line 1, lr_schedulers.lr: no schedule file can describe SequentialLR: it needs other schedulers; give each a policy with a window of its own"),
+        (f"lr_schedulers: {{lr: {{class: ExponentalLR, gamma: 0.9}}}}\n{RATE}",
+         "line 1, lr_schedulers.lr: no lr_scheduler class is named 'ExponentalLR'; did you mean 'ExponentialLR'?"),
+        (f"lr_schedulers: {{lr: {{class: ExponentialLR, gama: 0.9}}}}\n{RATE}",
+         "line 1, lr_schedulers.lr: ExponentialLR has no 'gama'; did you mean 'gamma'?"),
+        (f"lr_schedulers: {{lr: {{class: ExponentialLR, gamma: 0.9, last_epoch: 3}}}}\n{RATE}",
+         "line 1, lr_schedulers.lr: ExponentialLR has no 'last_epoch'; it has gamma"),
+        (f"lr_schedulers: {{lr: {{class: CyclicLR, base_lr: 0.1, max_lr: 0.2, scale_fn: f}}}}\n{RATE}",
+         "line 1, lr_schedulers.lr: CyclicLR takes a Python function as 'scale_fn', which a schedule file cannot hold; leave it out"),
+        (f"lr_schedulers: {{lr: {{class: CosineAnnealingWarmRestarts, T_0: 0}}}}\n{RATE}",
+         "line 1, lr_schedulers.lr: CosineAnnealingWarmRestarts: Expected positive integer T_0, but got 0"),
+        (f"lr_schedulers: {{lr: {{class: StepLR, step_size: 0}}}}\n{RATE}",
+         "line 1, lr_schedulers.lr: StepLR: divides by zero at its first step; no length may be 0"),
+        (f"lr_schedulers: {{lr: {{class: ReduceLROnPlateau, mode: low}}}}\n{RATE}", "line 1, lr_schedulers.lr.mode: 'low' should be 'min' or 'max'"),
+        (f"lr_schedulers: {{lr: {{class: MultiStepMultiGammaLR, milestones: [1, 2], gammas: [0.1]}}}}\n{RATE}",
+         "line 1, lr_schedulers.lr: MultiStepMultiGammaLR: milestones and gammas must be of one length, not 2 and 1"),
+    ],
+)  # fmt: skip
+def test_one_fault(text: str, message: str) -> None:
+    assert faults(text) == [message]
+
+
+@pytest.mark.parametrize(
+    ("policy", "message"),
+    [
+        ("3", "line 2, policies[0]: must be a mapping, not 3"),
+        ("{epochs: [0]}", "line 2, policies[0]: applies nothing; it needs one of pruner, regularizer, quantizer, lr_scheduler, extension"),
+        ("{pruner: {instance_name: p}, regularizer: {instance_name: r}, epochs: [0]}",
+         "line 2, policies[0]: applies pruner and regularizer at once; give each a policy of its own"),
+        ("{pruner: {instance_name: p}, epochs: [0], frequncy: 2}", "line 2, policies[0]: a policy has no 'frequncy'; did you mean 'frequency'?"),
+        ("{pruner: p, epochs: [0]}", "line 2, policies[0].pruner: must be a mapping with 'instance_name', not 'p'"),
+        ("{pruner: {args: {}}, epochs: [0]}", "line 2, policies[0].pruner: needs 'instance_name'"),
+        ("{pruner: {instance_nam: p}, epochs: [0]}",
+         "line 2, policies[0].pruner: the policy's pruner has no 'instance_nam'; did you mean 'instance_name'?"),
+        ("{pruner: {instance_name: p, args: {levels: 3}}, epochs: [0]}",
+         "line 2, policies[0].pruner.args: a pruner policy has no 'levels'; it has no arguments"),
+        ("{pruner: {instance_name: p, args: 3}, epochs: [0]}", "line 2, policies[0].pruner.args: must be a mapping, not 3"),
+        ("{pruner: {instance_name: fine}, epochs: [0]}", "line 2, policies[0].pruner: no pruner named 'fine'; defined: p"),
+        ("{regularizer: {instance_name: l1}, epochs: [0]}", "line 2, policies[0].regularizer: no regularizer named 'l1'; none is defined"),
+        ("{pruner: {instance_name: p}}",
+         "line 2, policies[0]: has no window; give starting_epoch and ending_epoch, or starting_step and ending_step, or epochs"),
+        ("{pruner: {instance_name: p}, starting_epoch: 0}", "line 2, policies[0]: has 'starting_epoch' and needs 'ending_epoch' too"),
+        ("{pruner: {instance_name: p}, ending_step: 9}", "line 2, policies[0]: has 'ending_step' and needs 'starting_step' too"),
+        ("{pruner: {instance_name: p}, starting_epoch: 0, ending_epoh: 3}",
+         "line 2, policies[0]: a policy has no 'ending_epoh'; did you mean 'ending_epoch'?"),
+        ("{pruner: {instance_name: p}, epochs: [0], starting_epoch: 0}",
+         "line 2, policies[0]: has both 'epochs' and 'starting_epoch'; give the list alone, or starting_epoch, ending_epoch and frequency"),
+        ("{pruner: {instance_name: p}, epochs: [0], frequency: 2}",
+         "line 2, policies[0]: has both 'epochs' and 'frequency'; give the list alone, or starting_epoch, ending_epoch and frequency"),
+        ("{pruner: {instance_name: p}, starting_epoch: 0, ending_step: 3}",
+         "line 2, policies[0]: mixes epochs and steps: it has 'starting_epoch' and 'ending_step'; give both ends in epochs, or both in steps"),
+        ("{pruner: {instance_name: p}, starting_epoch: 3, ending_epoch: 3}",
+         "line 2, policies[0]: the window from epoch 3 to 3 never fires: its end is excluded and must lie after its begin"),
+        ("{pruner: {instance_name: p}, starting_step: -1, ending_step: 3}",
+         "line 2, policies[0]: a window cannot begin at step -1: steps count from 0"),
+        ("{pruner: {instance_name: p}, starting_epoch: 0, ending_epoch: 3, frequency: 0}",
+         "line 2, policies[0]: a frequency of 0 never fires: it must be 1 or more"),
+        ("{pruner: {instance_name: p}, starting_epoch: one, ending_epoch: 3}", "line 2, policies[0].starting_epoch: 'one' should be a whole number"),
+        ("{pruner: {instance_name: p}, epochs: []}", "line 2, policies[0].epochs: must be a list of epochs, as in [0, 2, 4], not an empty list"),
+        ("{pruner: {instance_name: p}, epochs: 3}", "line 2, policies[0].epochs: must be a list of epochs, as in [0, 2, 4], not 3"),
+        ("{pruner: {instance_name: p}, epochs: [0, 1.5]}", "line 2, policies[0].epochs[1]: 1.5 should be a whole number"),
+        ("{pruner: {instance_name: p}, epochs: [-1]}", "line 2, policies[0]: epochs [-1] never fire as listed: epochs count from 0"),
+    ],
+)  # fmt: skip
+def test_one_fault_of_a_policy(policy: str, message: str) -> None:
+    assert [fault for fault in report(f"pruners: {{p: {AGP}}}\npolicies: [{policy}]").splitlines() if "warning" not in fault][:2] == [
+        "schedule: 1 fault",
+        "  " + message,
+    ]
+
+
+def test_policies_must_be_a_list() -> None:
+    assert faults("policies: {pruner: {}}") == ["line 1, policies: must be a list, each item with a '-', not a mapping"]
+
+
+def test_two_learning_rates_must_not_overlap() -> None:
+    text = """\
+        lr_schedulers:
+          a: {class: ExponentialLR, gamma: 0.9}
+          b: {class: StepLR, step_size: 3}
+        policies:
+          - {lr_scheduler: {instance_name: a}, starting_epoch: 0, ending_epoch: 10}
+          - {lr_scheduler: {instance_name: b}, starting_epoch: 10, ending_epoch: 20}
+          - {lr_scheduler: {instance_name: a}, starting_epoch: 19, ending_epoch: 30}
+        """
+    assert faults(text) == [
+        "line 7, policies[2]: 'a' sets the learning rate in epochs 19 to 30, and policies[1] sets it in epochs 10 to 20; "
+        "let one end where the other begins"
+    ]
+
+
+def test_names_that_match_no_parameter() -> None:
+    text = """\
+        pruners:
+          p:
+            class: AutomatedGradualPruner
+            initial_sparsity: 0
+            final_sparsity: 0.5
+            weights:
+              - 0.weight
+              - 0.wieght
+              - '*.gamma'
+          q: {class: SensitivityPruner, sensitivities: {2.weigth: 0.5}}
+        regularizers:
+          l1: {class: L1Regularizer, reg_regims: {module.0.weight: 1e-6, fc: 1e-6}}
+        policies:
+          - {pruner: {instance_name: p}, epochs: [0]}
+          - {pruner: {instance_name: q}, epochs: [0]}
+          - {regularizer: {instance_name: l1}, epochs: [0]}
+        """
+    assert report(text) == "schedule: no faults"
+    assert faults(text, with_model=True) == [
+        "line 8, pruners.p.weights[1]: no parameter is named '0.wieght'; did you mean '0.weight'?",
+        "line 9, pruners.p.weights[2]: no parameter matches '*.gamma'",
+        "line 10, pruners.q.sensitivities['2.weigth']: no parameter is named '2.weigth'; did you mean '2.weight'?",
+        "line 12, regularizers.l1.reg_regims.fc: no parameter is named 'fc'",
+    ]
+
+
+def test_a_mapping_has_faults_without_lines() -> None:
+    tree = {"version": 1, "pruners": {"p": {"class": "Nothing"}}, "policies": [{"pruner": {"instance_name": "q"}, "epochs": [0]}]}
+    assert [str(fault) for fault in check(load(tree)).report.faults] == [
+        "pruners.p: no pruner class is named 'Nothing'; choose one of AutomatedGradualPruner, BaiduRNNPruner, MagnitudeParameterPruner, "
+        "SensitivityPruner, SparsityLevelParameterPruner, SplicingPruner",
+        "policies[0].pruner: no pruner named 'q'; defined: p",
+    ]
+
+
+def test_faults_of_all_kinds_come_at_once_in_the_order_of_lines() -> None:
+    text = """\
+        version: 3
+        policies:
+          - {pruner: {instance_name: p}, epochs: []}
+        pruners:
+          p: {class: AutomatedGradualPruner, initial_sparsity: -1, final_sparsity: 2}
+          p: {class: AutomatedGradualPruner, initial_sparsity: -1, final_sparsity: 2}
+        """
+    assert [fault.split(":")[0] for fault in faults(text)] == [
+        "line 1, version",
+        "line 3, policies[0].epochs",
+        "line 6, pruners",
+        "line 6, pruners.p",
+        "line 6, pruners.p.initial_sparsity",
+        "line 6, pruners.p.final_sparsity",
+    ]
+
+
+def test_checking_does_not_run_plugins(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "plugin_that_must_not_run.py").write_text("raise SystemExit('ran')\n", encoding="utf-8")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    path = tmp_path / "plugin.yaml"
+    path.write_text(f"pruners: {{p: {{class: 'plugin_that_must_not_run:make'}}}}\n{ONCE}\n", encoding="utf-8")
+    assert check_file(path, model(), allow_plugins=True).text() == f"{path}: no faults"
+    assert "plugin_that_must_not_run" not in sys.modules
+
+
+def test_an_optimizer_decides_what_a_learning_rate_needs() -> None:
+    text = f"lr_schedulers: {{lr: {{class: CyclicLR, base_lr: [0.1, 0.2], max_lr: [0.2, 0.3]}}}}\n{RATE}\n"
+    weights = [nn.Parameter(torch.zeros(1)) for _ in range(3)]
+    three = torch.optim.SGD([{"params": [weight]} for weight in weights], lr=0.1, momentum=0.5)
+    assert check(load(text)).report.ok
+    assert [str(fault) for fault in check(load(text), optimizer=three).report.faults] == [
+        "line 1, lr_schedulers.lr: CyclicLR: base_lr must have the same length as optimizer.param_groups. "
+        "base_lr has 2 values, param_groups has 3."
+    ]

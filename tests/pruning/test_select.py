@@ -63,17 +63,15 @@ def test_the_route_of_other_devices_gives_the_same(case: tuple[Tensor, Tensor | 
 
 @pytest.mark.usefixtures("sizes")
 @fixture_once
-@given(cases(), st.sampled_from([None, "fresh", "kept"]))
-def test_lowest_magnitude_is_lowest_of_the_absolute_values(case: tuple[Tensor, Tensor | None, int], where: str | None) -> None:
+@given(cases())
+def test_lowest_magnitude_is_lowest_of_the_absolute_values(case: tuple[Tensor, Tensor | None, int]) -> None:
     weight, kept, share = case
     dropped = share * weight.shape[0]
     wanted = by_stable_argsort(weight.abs().reshape(1, -1), None if kept is None else kept.reshape(1, -1), dropped).view(weight.shape)
-    out = kept if where == "kept" else torch.empty(weight.shape, dtype=torch.bool) if where == "fresh" else None
-    before = weight.clone()
-    keep = lowest_magnitude(weight, kept, dropped, out)
-    assert torch.equal(keep, wanted)
+    before, mask = weight.clone(), None if kept is None else kept.clone()
+    assert torch.equal(lowest_magnitude(weight, kept, dropped), wanted)
     assert torch.equal(weight, before)
-    assert out is None or keep is out
+    assert kept is None or torch.equal(kept, mask)
 
 
 @pytest.mark.parametrize("view", [lambda t: t.t(), lambda t: t[::2], lambda t: t[:, 1:]], ids=["transposed", "every second row", "a part"])
@@ -110,9 +108,16 @@ def test_pools_large_enough_to_be_bracketed(weights: str, share: float, masked: 
     assert torch.equal(lowest(weight.abs()[None], kept, dropped), wanted)
 
 
+def test_a_parameter_that_is_trained_needs_no_detaching() -> None:
+    weight = torch.randn(_select.LARGE, requires_grad=True)
+    keep = lowest_magnitude(weight, None, 999)
+    assert torch.equal(keep, by_stable_argsort(weight.detach().abs()[None], None, 999)[0])
+    assert torch.equal(lowest(weight[None], None, 999), by_stable_argsort(weight.detach()[None], None, 999))
+
+
 def test_a_bracket_that_misses_costs_time_only(monkeypatch: pytest.MonkeyPatch) -> None:
     weight = torch.randn(_select.LARGE)
-    for bracket in ((5.0, 6.0), (0.0, 1e-9)):
+    for bracket in ((5.0, 6.0), (0.0, 1e-9), (0.5, 0.5)):
         monkeypatch.setattr(_select, "_bracket", lambda *_, bracket=bracket: bracket)
         assert torch.equal(lowest_magnitude(weight, None, 999), by_stable_argsort(weight.abs()[None], None, 999)[0])
 
@@ -124,7 +129,7 @@ def test_nan_in_a_large_pool_is_refused(weights: str, dropped: int, nans: int) -
     torch.manual_seed(0)
     weight = WEIGHTS[weights](262_144)
     weight[torch.randperm(262_144)[:nans]] = NAN
-    with pytest.raises(MaskError, match=f"{nans} of 262144 weights are NaN"):
+    with pytest.raises(MaskError, match=f"{nans} of 262144 scores are NaN"):
         lowest_magnitude(weight, torch.rand(262_144) > 0.5, dropped)
     with pytest.raises(MaskError, match=f"{nans} of 262144 scores are NaN"):
         lowest(weight[None].abs(), None, dropped)

@@ -61,7 +61,7 @@ class Below:
     def __call__(self, scores: Tensor, kept: Tensor | None, amount: float) -> Tensor:
         """Keep what is above the threshold."""
         refuse_nan_threshold(amount)
-        refuse_nan(scores.detach(), "scores")
+        refuse_nan(scores.detach())
         return scores > amount
 
 
@@ -82,7 +82,7 @@ class Band:
         """Keep what is high, and what was kept and is not low."""
         refuse_nan_threshold(amount)
         refuse_nan_threshold(self.high)
-        refuse_nan(scores.detach(), "scores")
+        refuse_nan(scores.detach())
         stays = scores >= amount
         return (scores >= self.high) | (stays if kept is None else stays & kept)
 

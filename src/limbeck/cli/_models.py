@@ -40,9 +40,9 @@ def resolve_model(spec: str, arguments: Sequence[str] = ()) -> nn.Module:
     given = parse_arguments(arguments)
     own = spec in APPLICATIONS
     builder = APPLICATIONS[spec] if own else _imported(spec)
-    valid, problems = signature(builder, spec, frozenset({"cell"} if own else ())).check(given)
+    valid, problems = signature(builder, spec).check(given)
     if problems:
-        raise LimbeckError("\n".join(f"--model-arg: {problem.message}" for problem in problems))
+        raise LimbeckError("\n".join(f"{' '.join(['--model-arg', *map(str, problem.path)])}: {problem.message}" for problem in problems))
     try:
         with torch.device("meta") if own else torch.device("cpu"):
             model = builder(**valid)

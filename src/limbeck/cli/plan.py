@@ -31,7 +31,7 @@ Epochs = Annotated[
 def plan(
     file: File,
     model: ModelNeeded,
-    model_arg: ModelArguments = [],  # noqa: B006  # typer copies it
+    model_arg: ModelArguments = None,
     steps_per_epoch: Steps = None,
     epochs: Epochs = None,
     allow_plugins: AllowPlugins = False,
@@ -43,7 +43,9 @@ def plan(
 
     if allow_plugins:
         search_current_folder()
-    made = make_plan(file, resolve_model(model, model_arg), steps_per_epoch=steps_per_epoch, epochs=epochs, allow_plugins=allow_plugins)
+    made = make_plan(
+        file, resolve_model(model, model_arg or []), steps_per_epoch=steps_per_epoch, epochs=epochs, allow_plugins=allow_plugins
+    )
     show_plan(made, as_json)
 
 

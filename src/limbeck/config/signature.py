@@ -50,7 +50,8 @@ class Signature:
         except ValidationError as error:
             return {}, self._problems(error, arguments)
         aliases = {field: str(info.alias) for field, info in self.model.model_fields.items()}
-        return {aliases[field]: getattr(valid, field) for field in aliases if field in valid.model_fields_set}, []
+        given = {aliases[field]: getattr(valid, field) for field in aliases if field in valid.model_fields_set}
+        return {**given, **(valid.model_extra or {})}, []
 
     def json_schema(self) -> dict[str, Any]:
         """The JSON Schema of the arguments."""
@@ -90,7 +91,7 @@ def signature(builder: Callable[..., object], title: str, without: frozenset[str
     fields: dict[str, Any] = {}
     functions: set[str] = set()
     extra: typing.Literal["allow", "forbid"] = "forbid"
-    for parameter in inspect.signature(builder).parameters.values():
+    for parameter in _parameters(builder):
         if parameter.kind is parameter.VAR_KEYWORD:
             extra = "allow"
         if parameter.name in without or parameter.kind in (parameter.VAR_KEYWORD, parameter.VAR_POSITIONAL):
@@ -105,8 +106,18 @@ def signature(builder: Callable[..., object], title: str, without: frozenset[str
     return Signature(title, create_model(title, __config__=config, **fields), frozenset(functions))
 
 
+def _parameters(builder: Callable[..., object]) -> list[inspect.Parameter]:
+    """The builder's parameters; a builtin that does not tell its own takes anything."""
+    try:
+        return list(inspect.signature(builder).parameters.values())
+    except ValueError:
+        return [inspect.Parameter("arguments", inspect.Parameter.VAR_KEYWORD)]
+
+
 def _annotations(builder: Callable[..., object]) -> dict[str, Any]:
     """The builder's annotations, evaluated; torch imports some of the names in its own only for type checkers."""
+    while isinstance(builder, functools.partial):
+        builder = builder.func
     function = builder.__init__ if inspect.isclass(builder) else inspect.unwrap(builder)
     try:
         return typing.get_type_hints(function, localns={name: getattr(collections.abc, name) for name in CONTAINERS}, include_extras=True)

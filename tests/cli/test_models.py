@@ -1,0 +1,55 @@
+"""What ``--model`` and ``--model-arg`` name."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import pytest
+from torch import nn
+
+from limbeck.cli._models import resolve_model
+from limbeck.errors import LimbeckError
+
+
+# Seed 000's sizes, tied and untied, for WikiText-2's 33,278 words.
+@pytest.mark.parametrize(
+    ("arguments", "weights"),
+    [
+        (["tied=true"], 7_295_600), (["emsize=650", "nhid=650", "tied=true"], 28_390_700), (["emsize=1500", "nhid=1500", "tied=true"], 85_917_000),
+        ([], 13_951_200), (["emsize=650", "nhid=650"], 50_021_400), (["emsize=1500", "nhid=1500"], 135_834_000),
+    ],
+)  # fmt: skip
+def test_the_language_model_costs_no_memory(arguments: list[str], weights: int) -> None:
+    parameters = list(resolve_model("lm:LSTM", arguments).parameters())
+    assert sum(parameter.numel() for parameter in parameters if parameter.dim() > 1) == weights
+    assert all(parameter.is_meta for parameter in parameters)
+
+
+def test_a_function_of_the_users_is_called_with_the_arguments(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "my_models.py").write_text("from torch import nn\n\n\ndef net(width: int) -> nn.Module:\n    return nn.Linear(width, 1)\n")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    model = resolve_model("my_models:net", ["width=7"])
+    assert isinstance(model, nn.Linear)
+    assert model.in_features == 7
+
+
+@pytest.mark.parametrize(
+    ("spec", "arguments", "message"),
+    [
+        ("lm:LSTMM", [], "no model is named 'lm:LSTMM'; did you mean 'lm:LSTM'?"),
+        ("resnet", [], "no model is named 'resnet'; give one of lm:LSTM, lm:GRU, lm:RNN_TANH, lm:RNN_RELU, or package.module:function"),
+        ("lm:LSTM", ["emsize"], "--model-arg takes name=value, not 'emsize'"),
+        ("lm:LSTM", ["emsiz=3"], "--model-arg: lm:LSTM has no 'emsiz'; did you mean 'emsize'?"),
+        ("lm:LSTM", ["emsize=wide"], "--model-arg emsize: 'wide' should be a valid integer, unable to parse string as an integer"),
+        ("lm:LSTM", ["emsize=3", "tied=true"], "--model lm:LSTM: tied weights need emsize equal to nhid, not 3 and 200"),
+        ("nowhere.at:all", [], "--model nowhere.at:all: No module named 'nowhere'"),
+        ("math:cosine", [], "--model math:cosine: module 'math' has no attribute 'cosine'"),
+        ("builtins:dict", [], "--model builtins:dict gave a dict, not a torch.nn.Module"),
+    ],
+)
+def test_what_is_wrong_is_named(spec: str, arguments: list[str], message: str) -> None:
+    with pytest.raises(LimbeckError) as caught:
+        resolve_model(spec, arguments)
+    assert str(caught.value) == message

@@ -1,0 +1,51 @@
+"""The program's root: help, version, exit status, and a start-up without torch."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from importlib.metadata import version
+
+import pytest
+from typer.testing import CliRunner
+
+from limbeck import cli
+
+RUN = CliRunner()
+
+
+@pytest.mark.parametrize("command", [[], ["check"], ["plan"], ["schema"], ["lm"]])
+@pytest.mark.parametrize("option", ["-h", "--help"])
+def test_help(command: list[str], option: str) -> None:
+    result = RUN.invoke(cli.app, [*command, option])
+    assert result.exit_code == 0
+    assert "Usage:" in result.output
+
+
+@pytest.mark.parametrize("command", ["check", "plan", "schema"])
+def test_help_ends_with_an_example(command: str) -> None:
+    last = RUN.invoke(cli.app, [command, "--help"]).output.strip().splitlines()[-1]
+    assert last.strip().startswith(f"Example: limbeck {command}")
+
+
+def test_version() -> None:
+    assert RUN.invoke(cli.app, ["--version"]).output == f"limbeck {version('limbeck')}\n"
+
+
+@pytest.mark.parametrize("arguments", [["nothing"], ["plan", "x.yaml"], ["check"], ["check", "x.yaml", "--modle", "m"]])
+def test_wrong_usage_is_status_2(arguments: list[str]) -> None:
+    assert RUN.invoke(cli.app, arguments).exit_code == 2
+
+
+def test_an_error_of_limbeck_is_a_message_and_status_1(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setattr(sys, "argv", ["limbeck", "check", "x.yaml", "--model", "lm:LSTMM"])
+    with pytest.raises(SystemExit) as caught:
+        cli.main()
+    assert caught.value.code == 1
+    assert capsys.readouterr() == ("", "no model is named 'lm:LSTMM'; did you mean 'lm:LSTM'?\n")
+
+
+def test_help_does_not_import_torch() -> None:
+    program = "import sys, limbeck.cli as cli\ntry: cli.app(['lm', '--help'])\nexcept SystemExit: pass\nprint('torch' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True, timeout=120)
+    assert done.stdout.splitlines()[-1] == "False"

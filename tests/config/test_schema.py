@@ -1,0 +1,71 @@
+"""The JSON Schema agrees with the checker."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import jsonschema
+import pytest
+
+from limbeck.config.check import check
+from limbeck.config.components import SECTIONS
+from limbeck.config.load import load
+from limbeck.config.schema import json_schema
+
+SCHEDULES = sorted((Path(__file__).parents[2] / "schedules").rglob("*.yaml"))
+PRUNER = "pruners: {p: {class: SparsityLevelParameterPruner, levels: {w: 0.5}}}\n"
+
+
+def valid(tree: object) -> bool:
+    return bool(jsonschema.Draft202012Validator(json_schema()).is_valid(tree))
+
+
+def test_the_schema_is_a_schema() -> None:
+    jsonschema.Draft202012Validator.check_schema(json_schema())
+
+
+@pytest.mark.parametrize("path", SCHEDULES, ids=lambda path: path.stem)
+def test_every_shipped_schedule_is_valid_and_has_no_faults(path: Path) -> None:
+    document = load(path)
+    jsonschema.validate(document.tree, json_schema())
+    report = check(document).report
+    assert (report.faults, report.warnings) == ([], [])
+
+
+def test_every_class_is_described_with_its_arguments() -> None:
+    definitions: dict[str, Any] = json_schema()["$defs"]
+    assert set(definitions) == {name for section in SECTIONS for name in section.classes}
+    assert set(definitions["ExponentialLR"]["properties"]) == {"class", "gamma"}
+    assert definitions["ExponentialLR"]["required"] == ["class", "gamma"]
+    assert definitions["AutomatedGradualPruner"]["properties"]["weights"]["anyOf"][1] == {"type": "array", "items": {"type": "string"}}
+
+
+@pytest.mark.parametrize(
+    ("text", "accepted"),
+    [
+        (PRUNER + "policies: [{pruner: {instance_name: p}, epochs: [0]}]", True),
+        (PRUNER + "policies: [{pruner: {instance_name: p}, starting_step: 0, ending_step: 3, frequency: 2}]", True),
+        (
+            "pruners: {p: {class: SparsityLevelParameterPruner, levels: {w: 1.5}}}\npolicies: [{pruner: {instance_name: p}, epochs: [0]}]",
+            False,
+        ),
+        ("pruners: {p: {class: SparsityLevelParameterPruner}}\npolicies: [{pruner: {instance_name: p}, epochs: [0]}]", False),
+        ("pruners: {p: {class: Nothing, levels: {w: 0.5}}}\npolicies: [{pruner: {instance_name: p}, epochs: [0]}]", False),
+        (PRUNER + "policies: []", False),
+        (PRUNER + "x: 1\npolicies: [{pruner: {instance_name: p}, epochs: [0]}]", False),
+        (PRUNER + "version: 2\npolicies: [{pruner: {instance_name: p}, epochs: [0]}]", False),
+        (PRUNER + "policies: [{pruner: {instance_name: p}}]", False),
+        (PRUNER + "policies: [{pruner: {instance_name: p}, epochs: [0], frequency: 2}]", False),
+        (PRUNER + "policies: [{pruner: {instance_name: p}, starting_epoch: 0, ending_step: 2}]", False),
+        (PRUNER + "policies: [{pruner: {instance_name: p}, starting_epoch: 0, ending_epoch: 2, starting_step: 0}]", False),
+        (PRUNER + "policies: [{pruner: {instance_name: p}, starting_epoch: 0}]", False),
+        (PRUNER + "policies: [{pruner: {instance_name: p}, lr_scheduler: {instance_name: p}, epochs: [0]}]", False),
+        (PRUNER + "policies: [{epochs: [0]}]", False),
+        ("lr_schedulers: {l: {class: ReduceLROnPlateau, mode: max}}\npolicies: [{lr_scheduler: {instance_name: l}, epochs: [0]}]", True),
+        ("lr_schedulers: {l: {class: ReduceLROnPlateau, mode: low}}\npolicies: [{lr_scheduler: {instance_name: l}, epochs: [0]}]", False),
+    ],
+)
+def test_schema_and_checker_agree(text: str, accepted: bool) -> None:
+    document = load(text + "\n")
+    assert valid(document.tree) == check(document).report.ok == accepted

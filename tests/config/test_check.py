@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 import textwrap
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -12,8 +13,11 @@ from torch import nn
 
 from limbeck.config.build import check_file
 from limbeck.config.check import check
+from limbeck.config.components import SECTIONS
 from limbeck.config.load import load
 from limbeck.names import named_parameters
+from limbeck.pruning import Pruner
+from limbeck.tile import Tile
 
 AGP = "{class: AutomatedGradualPruner, initial_sparsity: 0.1, final_sparsity: 0.9, weights: [0.weight]}"
 ONCE = "policies: [{pruner: {instance_name: p}, epochs: [0]}]"
@@ -241,6 +245,35 @@ def test_names_that_match_no_parameter() -> None:
         "line 9, pruners.p.weights[2]: no parameter matches '*.gamma'",
         "line 10, pruners.q.sensitivities['2.weigth']: no parameter is named '2.weigth'; did you mean '2.weight'?",
         "line 12, regularizers.l1.reg_regims.fc: no parameter is named 'fc'",
+    ]
+
+
+def test_names_are_checked_although_other_arguments_are_wrong() -> None:
+    text = """\
+        pruners:
+          p:
+            class: AutomatedGradualPruner
+            initial_sparsity: 2
+            final_sparsty: 0.5
+            weights: 0.wieght
+        policies:
+          - {pruner: {instance_name: p}, epochs: [0]}
+        """
+    assert faults(text, with_model=True) == [
+        "line 4, pruners.p.initial_sparsity: 2 should be less than or equal to 1",
+        "line 5, pruners.p: AutomatedGradualPruner has no 'final_sparsty'; did you mean 'final_sparsity'?",
+        "line 6, pruners.p.weights: no parameter is named '0.wieght'; did you mean '0.weight'?",
+    ]
+
+
+def test_units_must_fit_the_tensors(monkeypatch: pytest.MonkeyPatch) -> None:
+    section = replace(SECTIONS[0], classes={"Blocks": lambda: Pruner({"0.weight": 0.5, "2.weight": 0.5}, unit=Tile((4, 4)))})
+    monkeypatch.setattr("limbeck.config.check.SECTIONS", (section,))
+    text = f"pruners: {{p: {{class: Blocks}}}}\n{ONCE}"
+    assert report(text) == "schedule: no faults"
+    assert faults(text, with_model=True) == [
+        "line 1, pruners.p: '2.weight' cannot be cut into units: Tile(sizes=(4, 4), rest=-1) does not tile a tensor of shape (2, 4): "
+        "every size must divide its axis"
     ]
 
 

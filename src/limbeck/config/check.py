@@ -138,12 +138,14 @@ class _Instances:
         if builder is None:
             return empty
         arguments = {key: value for key, value in body.items() if key != "class"}
-        valid, problems = signature(builder, class_name, self.section.injected).check(arguments)
+        accepted = signature(builder, class_name, self.section.injected)
+        valid, problems = accepted.check(arguments)
         for problem in problems:
             self.fault(problem.message, (*path, *problem.path), (*path, *problem.at))
         made = None if problems else self.make(class_name, builder, valid, path)
-        if made is not None:
-            self.check_targets(made, arguments, path)
+        targets = dict.fromkeys(accepted.targets(arguments)) if made is None else self.section.targets(made)
+        self.check_targets(targets, arguments, path)
+        self.check_units(made, targets, path)
         return Entry(self.section, name, class_name, valid, made)
 
     def builder(self, class_name: str, path: Path) -> Builder | None:
@@ -193,12 +195,14 @@ class _Instances:
             self.fault(f"{class_name}: {error}", path)
             return None
 
-    def check_targets(self, made: object, arguments: object, path: Path) -> None:
-        """Names and patterns: well formed and, given a model, each matching a parameter that the units fit."""
-        targets = self.section.targets(made)
+    def check_targets(self, targets: Mapping[str, Any], arguments: object, path: Path) -> None:
+        """Names and patterns: well formed and, given a model, each matching a parameter."""
         for target, message in self.unmatched(targets):
             where = _where(target, arguments, path) or path
             self.fault(message, where)
+
+    def check_units(self, made: object, targets: Mapping[str, Any], path: Path) -> None:
+        """Given a model: each target's tensor can be cut into the units of a pruner."""
         unit = getattr(made, "unit", None)
         if self.parameters is None or unit is None:
             return

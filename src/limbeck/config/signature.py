@@ -16,6 +16,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, create_model
 
 from limbeck.config.report import Path
 from limbeck.errors import did_you_mean
+from limbeck.fields import Levels, Names, Thresholds
 
 CONTAINERS = ("Callable", "Iterable", "Mapping", "Sequence")
 
@@ -37,6 +38,8 @@ class Signature:
     model: type[BaseModel]
     functions: frozenset[str]
     """Arguments that take a Python function, which a file cannot hold."""
+    names: frozenset[str] = frozenset()
+    """Arguments that hold names of parameters, as a list or as the keys of a mapping."""
 
     def check(self, arguments: Mapping[str, object]) -> tuple[dict[str, object], list[Problem]]:
         """The arguments, coerced to the builder's types, and all that is wrong with them.
@@ -52,6 +55,14 @@ class Signature:
         aliases = {field: str(info.alias) for field, info in self.model.model_fields.items()}
         given = {aliases[field]: getattr(valid, field) for field in aliases if field in valid.model_fields_set}
         return {**given, **(valid.model_extra or {})}, []
+
+    def targets(self, arguments: Mapping[str, object]) -> list[str]:
+        """The names of parameters that stand in the arguments, whatever else is wrong with these."""
+        found: list[object] = []
+        for name in self.names & set(arguments):
+            value = arguments[name]
+            found += list(value) if isinstance(value, list | Mapping) else [value]
+        return [name for name in found if isinstance(name, str)]
 
     def json_schema(self) -> dict[str, Any]:
         """The JSON Schema of the arguments."""
@@ -90,6 +101,7 @@ def signature(builder: Callable[..., object], title: str, without: frozenset[str
     annotations = _annotations(builder)
     fields: dict[str, Any] = {}
     functions: set[str] = set()
+    names: set[str] = set()
     extra: typing.Literal["allow", "forbid"] = "forbid"
     for parameter in _parameters(builder):
         if parameter.kind is parameter.VAR_KEYWORD:
@@ -101,9 +113,11 @@ def signature(builder: Callable[..., object], title: str, without: frozenset[str
             functions.add(parameter.name)
             continue
         default = ... if parameter.default is parameter.empty else parameter.default
+        if annotation in (Names, Thresholds, Levels):
+            names.add(parameter.name)
         fields[f"field_{len(fields)}"] = (_concrete(annotation), Field(default, alias=parameter.name))
     config = ConfigDict(extra=extra, allow_inf_nan=False, title=title, arbitrary_types_allowed=True)
-    return Signature(title, create_model(title, __config__=config, **fields), frozenset(functions))
+    return Signature(title, create_model(title, __config__=config, **fields), frozenset(functions), frozenset(names))
 
 
 def _parameters(builder: Callable[..., object]) -> list[inspect.Parameter]:

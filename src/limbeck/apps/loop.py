@@ -78,6 +78,15 @@ def choose_device(cuda: bool, device: str | None) -> tuple[torch.device, str | N
     return torch.device("cuda" if cuda else "cpu"), None
 
 
+def has_bfloat16(device: torch.device) -> bool:
+    """Whether the device computes in bfloat16 rather than emulating it many times slower; an x86 CPU needs AVX-512 for that."""
+    if device.type == "cuda":
+        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
+    return (
+        device.type != "cpu" or platform.machine().lower() not in ("x86_64", "amd64") or torch.backends.cpu.get_cpu_capability() == "AVX512"
+    )
+
+
 def device_name(device: torch.device) -> str:
     """The device in words."""
     return torch.cuda.get_device_name(device) if device.type == "cuda" else f"{platform.machine()} CPU, {torch.get_num_threads()} threads"

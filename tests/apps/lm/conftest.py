@@ -6,7 +6,28 @@ from pathlib import Path
 
 import pytest
 
-WORDS = "the cat sat on a mat and saw one dog that ran to my big red house in this town".split()
+WORDS = [
+    "the",
+    "cat",
+    "sat",
+    "on",
+    "a",
+    "mat",
+    "and",
+    "saw",
+    "one",
+    "dog",
+    "that",
+    "ran",
+    "to",
+    "my",
+    "big",
+    "red",
+    "house",
+    "in",
+    "this",
+    "town",
+]
 
 
 def sentences(count: int, seed: int) -> str:

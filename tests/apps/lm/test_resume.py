@@ -15,7 +15,23 @@ import torch
 from safetensors.torch import load_file
 
 PROGRAM = (sys.executable, "-c", "from limbeck.cli import main; main()", "lm", "train")
-SMALL = ("--emsize", "16", "--nhid", "16", "--epochs", "3", "--tied", "--batch-size", "8", "--bptt", "7", "--momentum", "0.5", "--log-interval", "5")
+SMALL = (
+    "--emsize",
+    "16",
+    "--nhid",
+    "16",
+    "--epochs",
+    "3",
+    "--tied",
+    "--batch-size",
+    "8",
+    "--bptt",
+    "7",
+    "--momentum",
+    "0.5",
+    "--log-interval",
+    "5",
+)
 
 
 def command(corpus: Path, schedule: Path, save: Path) -> list[str]:
@@ -66,7 +82,9 @@ def assert_equal_runs(one: Path, other: Path) -> None:
 @pytest.mark.parametrize("step", [1, 13, 30, 47])
 def test_a_killed_run_resumes_to_the_same_bits(tmp_path: Path, corpus: Path, schedule: Path, whole: Path, step: int) -> None:
     run = tmp_path / "run"
-    with subprocess.Popen(command(corpus, schedule, run), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env=environment()) as process:
+    with subprocess.Popen(
+        command(corpus, schedule, run), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env=environment()
+    ) as process:
         wait_for_step(run, step)
         process.kill()
     subprocess.run([*PROGRAM, "--resume", str(run)], check=True, capture_output=True, env=environment())
@@ -77,7 +95,9 @@ def test_ctrl_c_keeps_a_checkpoint_tests_the_model_and_resumes_to_the_same_bits(
     tmp_path: Path, corpus: Path, schedule: Path, whole: Path
 ) -> None:
     run = tmp_path / "run"
-    with subprocess.Popen(command(corpus, schedule, run), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment()) as process:
+    with subprocess.Popen(
+        command(corpus, schedule, run), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment()
+    ) as process:
         wait_for_step(run, 22)
         process.send_signal(signal.SIGINT)
         out, _ = process.communicate()
@@ -93,6 +113,8 @@ def test_ctrl_c_keeps_a_checkpoint_tests_the_model_and_resumes_to_the_same_bits(
 
 
 def test_options_that_shape_the_model_cannot_change_on_the_way(whole: Path) -> None:
-    done = subprocess.run([*PROGRAM, "--resume", str(whole), "--nhid", "32", "--emsize", "32"], capture_output=True, text=True, env=environment(), check=False)
+    done = subprocess.run(
+        [*PROGRAM, "--resume", str(whole), "--nhid", "32", "--emsize", "32"], capture_output=True, text=True, env=environment(), check=False
+    )
     assert done.returncode == 1
     assert "--emsize 16, not 32" in done.stderr

@@ -12,7 +12,6 @@ from typing import Any
 
 import torch
 from rich.console import Console
-from rich.table import Table
 
 from limbeck.apps.checkpoint import Checkpoint
 from limbeck.apps.lm.data import Batches, batchify, load_corpus
@@ -21,7 +20,7 @@ from limbeck.apps.lm.options import TrainOptions
 from limbeck.apps.lm.session import EVALUATION_BATCH, Session, build_model, find_checkpoint, load_trained, open_checkpoint, resume, start
 from limbeck.apps.lm.train import evaluate, train
 from limbeck.apps.log import RunLog
-from limbeck.apps.loop import new_run_folder
+from limbeck.apps.loop import has_bfloat16, new_run_folder
 from limbeck.apps.progress import Progress
 from limbeck.config import Plan, plan
 from limbeck.errors import CheckpointError, DataError, did_you_mean
@@ -39,12 +38,14 @@ def run_training(options: TrainOptions, given: set[str], resume_from: Path | Non
     options, clock = session.options, session.scheduler.clock
     resumed = clock.step if resume_from is not None else None
     console = Console(stderr=True)
-    with RunLog(folder, resume_step=resumed, tensorboard=has_tensorboard()) as log:
-        with Progress(len(session.train), console=console) as progress:
-            for note in [f"saving to {folder}", *session.notes]:
-                progress.say(note)
-                log.say(note)
-            record = train(session, folder, log, progress)
+    with (
+        RunLog(folder, resume_step=resumed, tensorboard=has_tensorboard()) as log,
+        Progress(len(session.train), console=console) as progress,
+    ):
+        for note in [f"saving to {folder}", *session.notes]:
+            progress.say(note)
+            log.say(note)
+        record = train(session, folder, log, progress)
     _print_record(record, folder)
 
 
@@ -120,20 +121,21 @@ def run_evaluation(path: Path, data: str | None, split: str, cuda: bool, device:
         raise CheckpointError(f"the corpus '{data or options.data}' has another vocabulary than the one that {path} was trained on")
     where = next(model.parameters()).device
     batches = Batches(batchify(getattr(corpus, split), EVALUATION_BATCH).to(where), options.bptt)
-    loss = evaluate(model, batches, options.amp)
+    loss = evaluate(model, batches, options.amp and has_bfloat16(where))
     tensors = [named.parameter.detach() for named in weights(named_parameters(model).values())]
     total, nonzeros = sum(tensor.numel() for tensor in tensors), sum(map(nonzero_groups, tensors))
     result = {
-        "checkpoint": str(checkpoint.path), "split": split, "loss": loss, "perplexity": math.exp(loss),
+        "checkpoint": str(path), "split": split, "loss": loss, "perplexity": math.exp(loss),
         "weights": total, "nonzeros": nonzeros, "sparsity": 1 - nonzeros / total,
     }  # fmt: skip
     console = Console()
     if as_json:
         console.print_json(data=result)
         return
-    table = Table("checkpoint", "split", "loss", "perplexity", "weights", "non-zeros", "sparsity")
-    table.add_row(str(checkpoint.path), split, f"{loss:.4f}", f"{math.exp(loss):.2f}", f"{total:,}", f"{nonzeros:,}", f"{result['sparsity']:.2%}")
-    console.print(table)
+    console.print(
+        f"{path}, {split}: perplexity {math.exp(loss):.2f}, loss {loss:.4f}; {nonzeros:,} of {total:,} weights ({result['sparsity']:.2%} sparse)",
+        highlight=False, soft_wrap=True,
+    )  # fmt: skip
 
 
 def run_generation(path: Path | None, out: Path, words: int, seed: int, cuda: bool, temperature: float, log_interval: int) -> None:

@@ -87,7 +87,7 @@ class _LinearCrossEntropy(torch.autograd.Function):
         return loss
 
     @staticmethod
-    @once_differentiable  # type: ignore[untyped-decorator]
+    @once_differentiable
     def backward(ctx: Any, upstream: Tensor) -> tuple[Tensor | None, ...]:
         grads = ctx.saved_tensors
         return (*(grads if upstream == 1 else [grad * upstream for grad in grads]), None, None)
@@ -101,7 +101,7 @@ def _gradients(
     grad_weight = torch.empty_like(weight)
     grad_bias = weight.new_empty(len(weight))
     product = torch.empty_like(hidden)
-    for tile, exp, scale in zip(tiles, exps, scales.split(1, 1), strict=True):
+    for tile, exp, scale in zip(tiles, exps, torch.split(scales, 1, 1), strict=True):
         grad_hidden.addcmul_(torch.mm(exp, weight[tile], out=product), scale)
         torch.mm(exp.T, hidden * scale, out=grad_weight[tile])
         torch.mv(exp.T, scale[:, 0], out=grad_bias[tile])

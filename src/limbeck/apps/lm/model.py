@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor, nn
 
 from limbeck.apps.lm.loss import Scratch, linear_cross_entropy

@@ -59,5 +59,7 @@ class TrainOptions:
         for name in ("model", "emsize", "nhid", "nlayers", "tied", "data", "batch_size", "bptt"):
             if getattr(base, name) != saved[name]:
                 option = name.replace("_", "-")
-                raise CheckpointError(f"the run was saved with --{option} {saved[name]}, not {getattr(base, name)}; leave --{option} out to resume it")
+                raise CheckpointError(
+                    f"the run was saved with --{option} {saved[name]}, not {getattr(base, name)}; leave --{option} out to resume it"
+                )
         return base

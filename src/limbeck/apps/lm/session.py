@@ -14,7 +14,7 @@ from limbeck.apps.checkpoint import Checkpoint, is_checkpoint, load_checkpoint, 
 from limbeck.apps.lm.data import Batches, Corpus, batchify, load_corpus
 from limbeck.apps.lm.model import Hidden, RNNModel
 from limbeck.apps.lm.options import TrainOptions
-from limbeck.apps.loop import choose_device
+from limbeck.apps.loop import choose_device, has_bfloat16
 from limbeck.apps.rng import rng_state, set_rng_state
 from limbeck.config import load_schedule
 from limbeck.errors import CheckpointError
@@ -47,6 +47,7 @@ class Session:
     train: Batches
     valid: Batches
     test: Batches
+    amp: bool = False
     notes: list[str] = field(default_factory=list)
     hidden: Hidden | None = None
     best: Best = field(default_factory=Best)
@@ -88,7 +89,9 @@ def resume(checkpoint: Checkpoint, options: TrainOptions, schedule: Path | None)
     saved = checkpoint.state
     corpus = load_corpus(options.data)
     if corpus.words != saved["vocabulary"]:
-        raise CheckpointError(f"the corpus '{options.data}' has another vocabulary than the one that the run was trained on; give the same --data")
+        raise CheckpointError(
+            f"the corpus '{options.data}' has another vocabulary than the one that the run was trained on; give the same --data"
+        )
     session = _assemble(options, corpus, schedule)
     checkpoint.restore_model(session.model)
     session.scheduler.load_state_dict(saved["scheduler"])
@@ -108,8 +111,11 @@ def _assemble(options: TrainOptions, corpus: Corpus, schedule: Path | None) -> S
     valid, test = (Batches(batchify(split, EVALUATION_BATCH).to(device), options.bptt) for split in (corpus.valid, corpus.test))
     scheduler = Scheduler(model, optimizer=optimizer) if schedule is None else load_schedule(schedule, model, optimizer)
     notes = [] if warning is None else [warning]
+    amp = options.amp and has_bfloat16(device)
+    if options.amp and not amp:
+        notes.append(f"this {device.type} device has no bfloat16 arithmetic: --amp is ignored and the run goes on in float32")
     notes += _add_learning_rate(scheduler, options, options.epochs * len(train))
-    return Session(options, corpus, device, model, optimizer, scheduler, train, valid, test, notes)
+    return Session(options, corpus, device, model, optimizer, scheduler, train, valid, test, amp, notes)
 
 
 def _add_learning_rate(scheduler: Scheduler, options: TrainOptions, total_steps: int) -> list[str]:
@@ -167,5 +173,3 @@ LossFunction = Callable[[Tensor, Tensor, Hidden], tuple[Tensor, Hidden]]
 def loss_function(model: RNNModel, compiled: bool) -> LossFunction:
     """The model's loss, compiled on request; parameter names stay as they are."""
     return torch.compile(model.loss) if compiled else model.loss
-
-

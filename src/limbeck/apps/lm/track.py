@@ -183,5 +183,3 @@ class Tracker:
         total = sum(named.parameter.numel() for named in weights(state.parameters.values()))
         masked = sum(keep.numel() for _, keep in state.masks.items())
         return (masked - self._kept()) / total if total else 0.0
-
-

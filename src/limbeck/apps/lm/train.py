@@ -49,7 +49,7 @@ def train(session: Session, folder: Path, log: RunLog, progress: Progress) -> di
             for words, target in scheduler.steps(session.train, after=tracker.after_step):
                 if tracker.stopped:
                     break
-                with autocast(session.device, options.amp):
+                with autocast(session.device, session.amp):
                     loss, hidden = loss_of(words, target, hidden)
                 total = scheduler.loss(loss)
                 optimizer.zero_grad()
@@ -61,7 +61,7 @@ def train(session: Session, folder: Path, log: RunLog, progress: Progress) -> di
             if tracker.stopped:
                 break
             began = time.monotonic()
-            valid_loss = evaluate(model, session.valid, options.amp)
+            valid_loss = evaluate(model, session.valid, session.amp)
             scheduler.metrics(loss=valid_loss)
             tracker.end_epoch(epoch, valid_loss, session.valid.data.numel(), time.monotonic() - began)
     return _test_best(session, folder, tracker, finished=not tracker.stopped)
@@ -71,4 +71,4 @@ def _test_best(session: Session, folder: Path, tracker: Tracker, finished: bool)
     """Test the best model by validation; before the first validation there is only the model as it is."""
     if session.best.epoch >= 0:
         load_checkpoint(folder / "best").restore_model(session.model)
-    return tracker.finish(evaluate(session.model, session.test, session.options.amp), finished)
+    return tracker.finish(evaluate(session.model, session.test, session.amp), finished)

@@ -20,5 +20,7 @@ Names = Annotated[
     BeforeValidator(_one_name_is_a_list, json_schema_input_type=str | list[str]),
     Field(min_length=1, description="parameter names, globs or 're:REGEX'; one name may stand without brackets"),
 ]
-Thresholds = Annotated[Mapping[str, NonNegative], Field(min_length=1, description="parameter name, glob or 're:REGEX' to a number of 0 or more")]
+Thresholds = Annotated[
+    Mapping[str, NonNegative], Field(min_length=1, description="parameter name, glob or 're:REGEX' to a number of 0 or more")
+]
 Levels = Annotated[Mapping[str, Sparsity], Field(min_length=1, description="parameter name, glob or 're:REGEX' to a fraction of zeros")]

@@ -1,19 +1,20 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Mapping
 from pathlib import Path
-from types import SimpleNamespace
-from typing import Any
 
+import huggingface_hub
+import pyarrow
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from pyarrow import parquet as pyarrow_parquet
 
-from limbeck.apps.lm import data
 from limbeck.apps.lm.data import WIKITEXT_FILES, Batches, Vocabulary, batchify, corpus_of, load_corpus
-from limbeck.errors import DataError
+from limbeck.errors import DataError, MissingExtraError
 
 TEXTS = {"train": "one two\n\nthree two\n", "valid": "two four\n", "test": "five one\n"}
 
@@ -96,47 +97,54 @@ def test_a_vocabulary_survives_json_and_refuses_strangers() -> None:
 # the hub
 
 
-def fake_hub(monkeypatch: pytest.MonkeyPatch, cached: bool, online: bool) -> list[bool]:
-    """Stand in for the hub client and the parquet reader; the list says for each request whether it was for the cache only."""
+@pytest.fixture
+def parquet(tmp_path: Path) -> Path:
+    """The hub's repository as it is: a row for each line, with its newline, or an empty text."""
+    for split, name in WIKITEXT_FILES.items():
+        rows = [line + "\n" if line else "" for line in TEXTS[split].split("\n")[:-1]]
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        pyarrow_parquet.write_table(pyarrow.table({"text": rows}), tmp_path / name)
+    return tmp_path
+
+
+def fake_hub(monkeypatch: pytest.MonkeyPatch, repository: Path, cached: bool, online: bool) -> list[bool]:
+    """Stand in for the hub client; the list says for each request whether it was for the cache only."""
     requests: list[bool] = []
 
     def download(_repository: str, name: str, *, repo_type: str, local_files_only: bool = False) -> str:
         assert repo_type == "dataset"
         requests.append(local_files_only)
         if cached if local_files_only else online:
-            return name
+            return str(repository / name)
         raise ConnectionError("no route to host")
 
-    def read_table(name: str, columns: list[str]) -> SimpleNamespace:
-        (split,) = [split for split, file in WIKITEXT_FILES.items() if file == name]
-        rows = [line + "\n" if line else "" for line in TEXTS[split].split("\n")[:-1]]
-        return SimpleNamespace(column=lambda name: SimpleNamespace(to_pylist=lambda: {columns[0]: rows}[name]))
-
-    modules: dict[str, Any] = {
-        "huggingface_hub": SimpleNamespace(hf_hub_download=download),
-        "pyarrow.parquet": SimpleNamespace(read_table=read_table),
-    }
-    monkeypatch.setattr(data, "require", lambda module, _extra: modules[module])
+    monkeypatch.setattr(huggingface_hub, "hf_hub_download", download)
     return requests
 
 
-def test_wikitext_2_comes_from_the_hub_line_by_line(monkeypatch: pytest.MonkeyPatch) -> None:
-    requests = fake_hub(monkeypatch, cached=False, online=True)
+def test_wikitext_2_comes_from_the_hub_line_by_line(monkeypatch: pytest.MonkeyPatch, parquet: Path) -> None:
+    requests = fake_hub(monkeypatch, parquet, cached=False, online=True)
     found, plain = load_corpus("wikitext-2"), corpus_of(TEXTS)
     assert found.words == plain.words
     assert torch.equal(found.train, plain.train)
     assert requests == [True, False] * 3
 
 
-def test_wikitext_2_in_the_cache_needs_no_network(monkeypatch: pytest.MonkeyPatch) -> None:
-    requests = fake_hub(monkeypatch, cached=True, online=False)
+def test_wikitext_2_in_the_cache_needs_no_network(monkeypatch: pytest.MonkeyPatch, parquet: Path) -> None:
+    requests = fake_hub(monkeypatch, parquet, cached=True, online=False)
     load_corpus("wikitext-2")
     assert requests == [True] * 3
 
 
-def test_wikitext_2_offline_says_so_and_what_to_do(monkeypatch: pytest.MonkeyPatch) -> None:
-    fake_hub(monkeypatch, cached=False, online=False)
+def test_wikitext_2_offline_says_so_and_what_to_do(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    fake_hub(monkeypatch, tmp_path, cached=False, online=False)
     with pytest.raises(DataError, match=r"could not be fetched .*\(ConnectionError\): there may be no network here.*give --data a folder"):
+        load_corpus("wikitext-2")
+
+
+def test_wikitext_2_without_the_extra_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "huggingface_hub", None)
+    with pytest.raises(MissingExtraError, match=r"pip install 'limbeck\[all\]'"):
         load_corpus("wikitext-2")
 
 

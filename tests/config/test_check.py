@@ -323,3 +323,16 @@ def test_an_optimizer_decides_what_a_learning_rate_needs() -> None:
         "line 1, lr_schedulers.lr: CyclicLR: base_lr must have the same length as optimizer.param_groups. "
         "base_lr has 2 values, param_groups has 3."
     ]
+
+
+def test_an_amount_must_mean_something_in_the_window_that_applies_it() -> None:
+    text = """\
+        pruners:
+          rnn: {class: BaiduRNNPruner, q: 0.2, ramp_epoch_offset: 9, ramp_slope_mult: 2, weights: [fc.weight]}
+        policies:
+          - {pruner: {instance_name: rnn}, starting_epoch: 0, ending_epoch: 20, frequency: 1}
+          - {pruner: {instance_name: rnn}, starting_epoch: 20, ending_epoch: 28, frequency: 1}
+        """
+    assert faults(text) == [
+        "line 5, policies[1]: pruner 'rnn': ramp_epoch_offset 9 must lie within the window: from 0 to 8 epochs after its begin"
+    ]

@@ -17,6 +17,7 @@ from limbeck.config.report import Fault, Path, Report
 from limbeck.config.signature import show, signature
 from limbeck.errors import LimbeckError, did_you_mean
 from limbeck.names import Named, matches, resolve
+from limbeck.schedules import at
 
 VERSION = 1
 KEYS = ("version", *(section.name for section in SECTIONS), "policies")
@@ -69,6 +70,7 @@ def check(
             for kind, name in checked.entries:
                 declared[kind].append(name)
             checked.policies = check_policies(document, tree["policies"], declared, checked.report.faults)
+            _check_amounts(checked)
             _warn_of_idle(checked, tree["policies"])
     elif not document.faults:
         what = "is empty" if tree is None else f"is {show(tree)}"
@@ -87,6 +89,19 @@ def _check_root(checked: Checked, tree: Mapping[str, object]) -> None:
         faults.append(document.fault(f"version {show(version)} is unknown; this program reads version {VERSION}", ("version",)))
     if not tree.get("policies"):
         faults.append(document.fault("no policies: nothing would be applied; list under 'policies' what is applied when", at=("policies",)))
+
+
+def _check_amounts(checked: Checked) -> None:
+    """Amounts that mean nothing in the window of the policy that applies them."""
+    for policy in checked.policies:
+        entry, moment = checked.entries[policy.kind, policy.instance], next(policy.window.firings())
+        amounts = {} if entry.made is None else entry.section.targets(entry.made)
+        for amount in amounts.values():
+            try:
+                at(amount, moment)
+            except ValueError as error:
+                checked.report.faults.append(checked.document.fault(f"{policy.kind} '{policy.instance}': {error}", policy.path))
+                break
 
 
 def _warn_of_idle(checked: Checked, policies: object) -> None:

@@ -1,0 +1,87 @@
+"""Limbeck compresses PyTorch models on a schedule: a file says what and when, the training loop stays yours.
+
+::
+
+    scheduler = limbeck.load_schedule("agp.yaml", model, optimizer)
+    for epoch in scheduler.epochs(40):
+        for x, y in scheduler.steps(loader):
+            loss = scheduler.loss(criterion(model(x), y))
+            optimizer.zero_grad(); loss.backward(); optimizer.step()
+        scheduler.metrics(loss=evaluate(model))
+
+Names are imported when they are first used, so that ``import limbeck`` and the program's ``--help`` do not wait for torch.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from limbeck.config import Plan, Report, check_file, load_schedule, plan
+    from limbeck.errors import CheckpointError, DataError, LimbeckError, MaskError, MissingExtraError, ScheduleError, TargetError
+    from limbeck.events import Action, State
+    from limbeck.masks import Masks
+    from limbeck.pruning import Prune, Pruner, Site
+    from limbeck.pruning.criteria import Units
+    from limbeck.regularization import Regularize, Regularizer
+    from limbeck.scheduler import Scheduler
+    from limbeck.schedules import Moment, Ramp, Window
+    from limbeck.tile import Tile
+    from limbeck.training import LearningRate, PlateauDecay
+
+_HOMES = {
+    "limbeck.config": ("Plan", "Report", "check_file", "load_schedule", "plan"),
+    "limbeck.errors": ("CheckpointError", "DataError", "LimbeckError", "MaskError", "MissingExtraError", "ScheduleError", "TargetError"),
+    "limbeck.events": ("Action", "State"),
+    "limbeck.masks": ("Masks",),
+    "limbeck.pruning": ("Prune", "Pruner", "Site"),
+    "limbeck.pruning.criteria": ("Units",),
+    "limbeck.regularization": ("Regularize", "Regularizer"),
+    "limbeck.scheduler": ("Scheduler",),
+    "limbeck.schedules": ("Moment", "Ramp", "Window"),
+    "limbeck.tile": ("Tile",),
+    "limbeck.training": ("LearningRate", "PlateauDecay"),
+}
+_HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
+
+__all__ = [
+    "Action",
+    "CheckpointError",
+    "DataError",
+    "LearningRate",
+    "LimbeckError",
+    "MaskError",
+    "Masks",
+    "MissingExtraError",
+    "Moment",
+    "Plan",
+    "PlateauDecay",
+    "Prune",
+    "Pruner",
+    "Ramp",
+    "Regularize",
+    "Regularizer",
+    "Report",
+    "ScheduleError",
+    "Scheduler",
+    "Site",
+    "State",
+    "TargetError",
+    "Tile",
+    "Units",
+    "Window",
+    "check_file",
+    "load_schedule",
+    "plan",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME_OF:
+        raise AttributeError(f"module 'limbeck' has no attribute '{name}'")
+    return getattr(import_module(_HOME_OF[name]), name)
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *__all__])

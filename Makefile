@@ -37,7 +37,7 @@ clean:
 $(VENV)/.all: pyproject.toml constraints.txt
 	@test -n "$(PYTHON)" || { echo "Limbeck needs Python 3.11 or later; none was found. Try: make PYTHON=/path/to/python3.12" >&2; exit 1; }
 	@echo "Setting up $(VENV) from constraints.txt with $(PYTHON) (once; PyTorch is large)"
-	@$(PYTHON) -m venv --clear $(VENV)
+	@$(BIN)/python -m pip --version >/dev/null 2>&1 || $(PYTHON) -m venv --clear $(VENV)
 	@$(INSTALL) setuptools
 	@$(INSTALL) --no-build-isolation --editable '.[all]'
 	@touch $@

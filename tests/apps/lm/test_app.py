@@ -15,6 +15,7 @@ from limbeck.apps.lm import app as lm
 from limbeck.apps.lm.options import TrainOptions
 from limbeck.apps.loop import has_bfloat16
 from limbeck.cli import app
+from limbeck.errors import LimbeckError
 
 SMALL = "--emsize 16 --nhid 16 --batch-size 8 --bptt 7 --epochs 2 --tied"
 
@@ -143,7 +144,9 @@ def test_clear_errors(tmp_path: Path, corpus: Path) -> None:
     }.items():
         result = invoke(line)
         assert result.exit_code == 1, line
+        assert isinstance(result.exception, LimbeckError), line  # which the program prints; anything else would be a traceback
         assert message in str(result.exception), line
+    assert not list(tmp_path.iterdir())
 
 
 def test_autocast_training_runs_and_says_where_it_cannot(tmp_path: Path, corpus: Path) -> None:

@@ -56,6 +56,7 @@ def _print_record(record: Mapping[str, Any], folder: Path) -> None:
         f"{record['type']}, {record['nonzeros']:,} of {record['weights']:,} weights ({record['sparsity']:.2%} sparse): "
         f"validation perplexity {'-' if valid is None else f'{valid:.2f}'}, test perplexity {record['test_perplexity']:.2f}",
         highlight=False,
+        soft_wrap=True,
     )
     if not record["finished"]:
         console.print(f"stopped before the end; go on with: limbeck lm train --resume {folder}", highlight=False, soft_wrap=True)
@@ -68,8 +69,9 @@ def has_tensorboard() -> bool:
 
 def _open(options: TrainOptions, given: set[str], resume_from: Path | None) -> tuple[Session, Path]:
     if resume_from is None:
-        folder = new_run_folder(Path(options.save) if options.save else RUNS / f"lm-{datetime.now():%Y%m%d-%H%M%S}")
-        return start(replace(options, save=str(folder))), folder
+        folder = Path(options.save) if options.save else RUNS / f"lm-{datetime.now():%Y%m%d-%H%M%S}"
+        session = start(replace(options, save=str(folder)))
+        return session, new_run_folder(folder)
     checkpoint = open_checkpoint(resume_from, "last")
     merged = options.continued(checkpoint.state["options"], given)
     schedule = Path(merged.compress) if "compress" in given and merged.compress else _saved_schedule(checkpoint)

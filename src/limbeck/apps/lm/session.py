@@ -17,7 +17,7 @@ from limbeck.apps.lm.options import TrainOptions
 from limbeck.apps.loop import choose_device, has_bfloat16
 from limbeck.apps.rng import rng_state, set_rng_state
 from limbeck.config import load_schedule
-from limbeck.errors import CheckpointError
+from limbeck.errors import CheckpointError, LimbeckError
 from limbeck.scheduler import Scheduler
 from limbeck.schedules import Window
 from limbeck.training import LearningRate, PlateauDecay
@@ -73,8 +73,11 @@ class Session:
 
 
 def build_model(options: TrainOptions, vocabulary: int) -> RNNModel:
-    """The model that the options describe."""
-    return RNNModel(options.model, vocabulary, options.emsize, options.nhid, options.nlayers, options.dropout, options.tied)
+    """The model that the options describe; raises ``LimbeckError`` for options that do not go together."""
+    try:
+        return RNNModel(options.model, vocabulary, options.emsize, options.nhid, options.nlayers, options.dropout, options.tied)
+    except ValueError as error:
+        raise LimbeckError(f"--model {options.model}: {error}") from error
 
 
 def start(options: TrainOptions) -> Session:

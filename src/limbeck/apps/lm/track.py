@@ -42,6 +42,7 @@ class Tracker:
     stopped: bool = False
     _since: float = field(default_factory=time.monotonic)
     _log_since: float = field(default_factory=time.monotonic)
+    _tokens_before: int = 0  # of the running sum, those that an earlier process trained on
     _loss: Tensor | None = None
     _epoch_loss: float = float("nan")
     _sparsity: float = 0.0
@@ -52,7 +53,7 @@ class Tracker:
         self._sparsity = self._masked_fraction()
         done = self.session.scheduler.clock.minibatch
         self.progress.begin(f"epoch {epoch + 1}/{options.epochs}", total=len(self.session.train), done=done)
-        self._log_since = time.monotonic()
+        self._log_since, self._tokens_before = time.monotonic(), self.session.running[2]
 
     def count(self, loss: Tensor, tokens: int) -> None:
         """A step's loss, in nats a word, before penalties."""
@@ -147,13 +148,13 @@ class Tracker:
         self._sparsity = self._masked_fraction()
         values = {
             "loss": loss, "perplexity": perplexity(loss), "learning_rate": self._learning_rate(),
-            "sparsity": self._sparsity, "tokens_per_second": tokens / max(now - self._log_since, 1e-9),
+            "sparsity": self._sparsity, "tokens_per_second": (tokens - self._tokens_before) / max(now - self._log_since, 1e-9),
         }  # fmt: skip
         self.log.metrics("train", values, epoch=clock.epoch, step=clock.step)
         if self.session.options.log_gradients:
             self.log.gradients(self.session.scheduler.state.parameters, step=clock.step)
         self.progress.show(values)
-        self.session.running, self._log_since = (0.0, 0, 0), now
+        self.session.running, self._log_since, self._tokens_before = (0.0, 0, 0), now, 0
 
     def _settle(self) -> tuple[float, int, int]:
         """Bring the loss that is still on the device into the running sum."""

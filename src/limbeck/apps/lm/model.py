@@ -17,6 +17,7 @@ class RNNModel(nn.Module):
     ``encoder.weight`` is ``[vocabulary, emsize]``, ``decoder.weight`` ``[vocabulary, nhid]``; with ``tied`` they are one parameter and
     ``emsize`` must equal ``nhid``. Input is ``[time, batch]`` of word numbers.
 
+    >>> import torch
     >>> model = RNNModel("LSTM", vocabulary=10, emsize=4, nhid=4, nlayers=2, dropout=0.0, tied=True)
     >>> logits, hidden = model(torch.zeros(3, 2, dtype=torch.long), model.initial_hidden(2))
     >>> tuple(logits.shape)

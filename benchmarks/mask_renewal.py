@@ -9,8 +9,6 @@ rounds. A copy, one read and one write of the weights, is the yardstick of the m
 from __future__ import annotations
 
 import argparse
-import statistics
-import time
 from collections.abc import Callable
 
 import torch
@@ -19,6 +17,7 @@ from torch.nn.utils import prune
 
 from limbeck._inplace import apply_mask_
 from limbeck.pruning._select import lowest_magnitude
+from timing import machine, medians_in_turns
 
 COPY, OURS = "copy (one read, one write)", "limbeck: new mask"
 STEP = 0.01  # how much sparser the mask gets in a renewal
@@ -59,19 +58,6 @@ def by_topk(weight: Tensor, dropped: int) -> Tensor:
     return keep.index_fill_(0, torch.topk(weight.abs(), dropped, largest=False, sorted=False).indices, False)
 
 
-def measure(weight: Tensor, sparsity: float, rounds: int) -> dict[str, float]:
-    """Median milliseconds of every contender; a first round warms up and is not counted."""
-    prepare = contenders(weight, sparsity)
-    times: dict[str, list[float]] = {name: [] for name in prepare}
-    for _ in range(rounds + 1):
-        for name, make in prepare.items():
-            turn = make()
-            begin = time.perf_counter()
-            turn()
-            times[name].append(1000 * (time.perf_counter() - begin))
-    return {name: statistics.median(taken[1:]) for name, taken in times.items()}
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--sizes", type=int, nargs="+", default=[2_000_000, 10_000_000, 50_000_000], help="elements")
@@ -80,13 +66,14 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=5)
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
-    print(f"torch {torch.__version__}, {options.threads} threads, sparsity {options.sparsity}, median of {options.rounds} rounds\n")
+    print(f"sparsity {options.sparsity}, median of {options.rounds} rounds\n")
     print(f"| elements | what | ms | x {COPY.split(maxsplit=1)[0]} | x {OURS} |\n|---:|---|---:|---:|---:|")
     for size in options.sizes:
         torch.manual_seed(0)
-        taken = measure(torch.randn(size) * 0.05, options.sparsity, options.rounds)
-        for name, ms in taken.items():
-            print(f"| {size:,} | {name} | {ms:.2f} | {ms / taken[COPY]:.1f} | {ms / taken[OURS]:.2f} |", flush=True)
+        taken = medians_in_turns(contenders(torch.randn(size) * 0.05, options.sparsity), options.rounds)
+        for name, time in taken.items():
+            print(f"| {size:,} | {name} | {1000 * time:.2f} | {time / taken[COPY]:.1f} | {time / taken[OURS]:.2f} |", flush=True)
+    print(f"\n{machine()}")
 
 
 if __name__ == "__main__":

@@ -1,0 +1,76 @@
+"""What the benchmarks compare is the same thing; how fast it is, no test asks."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from exact_nonzeros import expected
+from limbeck.apps.lm.data import Batches, batchify
+from lm_tasks import Sizes, zipf
+from lm_throughput import TOLERANCE, race
+from scheduler_overhead import APPLIED, PLAIN, RENEWED, LanguageModelLoss, Task, measure
+from timing import OwnRandomness, blocks_in_turns, quartiles
+
+SMALL = Sizes(16, 16, vocabulary=300, batch=4, bptt=8)
+
+
+def batches(steps: int) -> Batches:
+    return Batches(batchify(zipf(SMALL.batch * (SMALL.bptt * steps + 1), SMALL.vocabulary), SMALL.batch), SMALL.bptt)
+
+
+@pytest.mark.parametrize("name", ["exact_nonzeros", "lm_throughput", "mask_renewal", "schedule_load", "scheduler_overhead"])
+def test_a_benchmark_says_what_it_asks(root: Path, name: str) -> None:
+    script = root / "benchmarks" / f"{name}.py"
+    shown = subprocess.run([sys.executable, script, "--help"], capture_output=True, text=True, check=True).stdout
+    assert f"python benchmarks/{name}.py" in shown
+    assert "?" in shown
+
+
+@pytest.mark.parametrize("tied", [True, False])
+def test_the_application_trains_the_textbooks_model(tied: bool) -> None:
+    sizes = Sizes(16, 16, vocabulary=300, batch=4, bptt=8, tied=tied)
+    times, difference, last = race(sizes, batches(20), steps=5, rounds=3)
+    assert [len(taken) for taken in times.values()] == [3, 3]
+    assert difference < TOLERANCE
+    assert last < 5.7  # nats; log(300), without having learnt anything
+
+
+def test_every_loop_of_the_overhead_trains(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("scheduler_overhead.EVERY", 4)
+    monkeypatch.setattr("scheduler_overhead.BLOCK", 2)
+    tasks = []
+
+    def make() -> Task:
+        model = SMALL.model()
+        tasks.append(Task(model, batches(12), LanguageModelLoss(model, SMALL.batch), lr=1.0, clip=0.25))
+        return tasks[-1]
+
+    assert [row[0] for row in measure(make, rounds=2)] == [PLAIN, APPLIED, RENEWED]
+    sparsity = [1 - task.model.encoder.weight.count_nonzero().item() / (300 * 16) for task in tasks]
+    assert sparsity == pytest.approx([0, 0.8, 0.8])
+
+
+def test_loops_that_take_turns_draw_the_same_numbers() -> None:
+    def draws() -> object:
+        while True:
+            yield torch.rand(()).item()
+
+    _, drawn = blocks_in_turns({"one": draws(), "other": draws()}, steps=3, rounds=4, random=OwnRandomness(7))
+    assert drawn["one"] == drawn["other"]
+    assert len(set(drawn["one"])) == 12
+
+
+def test_the_independent_formula() -> None:
+    agp = {"initial_sparsity": 0.0, "final_sparsity": 0.8, "weights": ["w"]}
+    policy = {"pruner": {"instance_name": "agp"}, "starting_epoch": 2, "ending_epoch": 7, "frequency": 2}
+    assert list(expected({"pruners": {"agp": agp}, "policies": [policy]}, {"w": 1000})) == [(2, "w", 1000), (4, "w", 300), (6, "w", 200)]
+
+
+def test_quartiles() -> None:
+    assert quartiles([3.0, 1.0, 2.0]) == (1.5, 2.0, 2.5)
+    assert quartiles([4.0]) == (4.0, 4.0, 4.0)

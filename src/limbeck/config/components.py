@@ -62,11 +62,11 @@ def _described_rate(name: str, builder: Builder, arguments: Mapping[str, Any], o
     """Build the scheduler on a throwaway optimizer and step it once, so that a wrong argument shows before training."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        scheduler = builder(_throwaway(arguments, optimizer), **arguments)
         try:
+            scheduler = builder(_throwaway(arguments, optimizer), **arguments)
             scheduler.step(0.0) if isinstance(scheduler, ReduceLROnPlateau) else scheduler.step()
         except ZeroDivisionError as error:
-            raise ValueError("divides by zero at its first step; no length may be 0") from error
+            raise ValueError("divides by zero at its first steps; no length, and no share of one, may come to 0") from error
     return DescribedRate(name, dict(arguments), builder)
 
 

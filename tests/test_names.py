@@ -128,6 +128,14 @@ def test_a_target_that_matches_nothing_names_the_closest(target: str, message: s
     assert isinstance(raised.value, LookupError)
 
 
+@pytest.mark.parametrize(("one", "other"), [("encoder.weight", "decoder.weight"), ("module.encoder.weight", "encoder.weight")])
+def test_two_names_of_one_parameter_must_agree(one: str, other: str) -> None:
+    assert resolve({one: 0.5, other: 0.5}, named_parameters(Tied())) == {"encoder.weight": 0.5}
+    with pytest.raises(TargetError) as raised:
+        resolve({one: 0.5, other: 0.9}, named_parameters(Tied()))
+    assert str(raised.value) == f"'{other}' is another name of 'encoder.weight', which is given 0.5 already, not 0.9; name it once"
+
+
 def test_a_name_is_no_substring() -> None:
     assert not matches("fc", "fc.weight")
     assert not matches("re:fc", "fc.weight")

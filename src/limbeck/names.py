@@ -83,14 +83,18 @@ def resolve(targets: Mapping[str, T], parameters: Mapping[str, Named]) -> dict[s
     >>> resolve({"*.weight": 0.5, "1.weight": 0.9}, layers)
     {'0.weight': 0.5, '1.weight': 0.9}
 
-    Raises ``TargetError``, naming the closest names, when a target matches nothing.
+    Raises ``TargetError``, naming the closest names, when a target matches nothing, and when two exact names give one parameter two values.
     """
     owners = {spelling: named.name for named in parameters.values() for spelling in (named.name, *named.aliases)}
     exact: dict[str, T] = {}
     patterned: dict[str, T] = {}
     for target, value in targets.items():
         if (spelling := canonical(target)) in owners:
-            exact.setdefault(owners[spelling], value)
+            owner = owners[spelling]
+            if exact.setdefault(owner, value) != value:
+                raise TargetError(
+                    f"'{target}' is another name of '{owner}', which is given {exact[owner]} already, not {value}; name it once"
+                )
             continue
         found = [owner for name, owner in owners.items() if matches(target, name)]
         if not found:

@@ -250,6 +250,23 @@ def test_names_that_match_no_parameter() -> None:
     ]
 
 
+def test_two_names_of_one_parameter_must_agree() -> None:
+    text = """\
+        pruners:
+          p:
+            class: SparsityLevelParameterPruner
+            levels:
+              0.weight: 0.5
+              module.0.weight: 0.9
+        policies:
+          - {pruner: {instance_name: p}, epochs: [0]}
+        """
+    assert faults(text, with_model=True) == [
+        "line 6, pruners.p.levels['module.0.weight']: 'module.0.weight' is another name of '0.weight', which is given 0.5 already, not 0.9; "
+        "name it once"
+    ]
+
+
 def test_names_are_checked_although_other_arguments_are_wrong() -> None:
     text = """\
         pruners:

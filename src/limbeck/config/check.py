@@ -228,16 +228,14 @@ class _Instances:
                 self.fault(f"'{name}' cannot be cut into units: {error}", path)
 
     def unmatched(self, targets: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
-        """The targets that match nothing, each with what to say of it."""
-        if self.parameters is not None:
+        """The targets that match nothing, or contradict those before them, each with what to say of it."""
+        if self.parameters is not None and _resolvable(targets, self.parameters):
+            return
+        good: dict[str, Any] = {}
+        for target, value in targets.items():
             try:
-                resolve(targets, self.parameters)
-                return
-            except LookupError:
-                pass
-        for target in targets:
-            try:
-                matches(target, "") if self.parameters is None else resolve({target: None}, self.parameters)
+                matches(target, "") if self.parameters is None else resolve({**good, target: value}, self.parameters)
+                good[target] = value
             except LookupError as error:
                 yield target, str(error)
 

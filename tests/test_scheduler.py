@@ -214,6 +214,22 @@ def test_no_optimizer_step_is_followed_twice() -> None:
         assert len(optimizer._optimizer_step_post_hooks) == 1
 
 
+def test_masks_hold_when_another_optimizer_moves_their_tensors() -> None:
+    """The step of an optimizer that the scheduler follows must not pass for the step of one that it was never shown."""
+    model = small()
+    followed, other = (SGD(layer.parameters(), lr=0.1, momentum=0.9) for layer in (model.first, model.last))
+    scheduler = Scheduler(model, [(Window(2, 3), Prune(level_pruner({"last.weight": 0.5})))], followed)
+    for _ in scheduler.epochs(4):
+        for batch in scheduler.steps(BATCHES):
+            model.zero_grad()
+            objective(model, batch).backward()  # type: ignore[no-untyped-call]
+            other.step()
+            followed.step()
+            other.step()
+        held(scheduler)
+    assert list(scheduler.masks) == ["last.weight"]
+
+
 def test_a_policy_touches_only_its_own_tensors() -> None:
     models = small(), small()
     plain, pruned = (OPTIMIZERS["sgd"](model.parameters()) for model in models)

@@ -51,7 +51,7 @@ class Scheduler:
         self._state = State(model, parameters, Masks(parameters))
         self._schedule: list[tuple[Window, Action]] = []
         self._epoch_open = False
-        self._masked = False  # since the last optimizer step
+        self._masked = False  # since an optimizer step after which nothing else may move a masked parameter
         self._prepared = False  # before_parameter_optimization has run for this step
         self._components: dict[str, Tensor] = {}
         self._followed: WeakSet[Optimizer] = WeakSet()
@@ -266,5 +266,6 @@ class Scheduler:
 
     def _after_step(self, optimizer: Optimizer, *_: Any) -> None:
         self.masks.apply()
-        self._masked = True
+        stepped = {id(parameter) for group in optimizer.param_groups for parameter in group["params"]}
+        self._masked = all(id(self._state.parameters[name].parameter) in stepped for name in self.masks)
         self._prepared = False

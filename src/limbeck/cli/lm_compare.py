@@ -14,10 +14,7 @@ def compare(
     out: Annotated[Path, typer.Option("--out", metavar="DIR", help="Where the table and the figures go.")] = Path("comparison"),
     json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
-    """Compare runs: a table of sizes and perplexities, and three figures.
-
-    Example: limbeck lm compare runs/dense runs/agp80 --out comparison
-    """
+    """Compare runs: a table of sizes and perplexities, and three figures."""
     from limbeck.apps import compare as comparison
     from limbeck.summaries import render
 

@@ -10,6 +10,9 @@ from limbeck.errors import CheckpointError
 
 SIZES = {200: "Small", 650: "Medium", 1500: "Large"}
 
+FIXED = ("model", "emsize", "nhid", "nlayers", "tied", "data", "batch_size", "bptt", "lr", "momentum", "weight_decay", "decay", "seed")
+"""What a resumed run cannot change: the shapes of its tensors, and what its optimizer, learning rate and generators carry on from the checkpoint."""
+
 
 @dataclass(frozen=True)
 class TrainOptions:
@@ -52,11 +55,11 @@ class TrainOptions:
     def continued(self, saved: Mapping[str, Any], given: set[str]) -> TrainOptions:
         """The options of a saved run, with those replaced that were ``given`` anew.
 
-        Raises ``CheckpointError`` when one that shapes the model is given another value.
+        Raises ``CheckpointError`` when one of ``FIXED`` is given another value.
         """
         known = {field.name for field in fields(self)}
         base = replace(self, **{name: value for name, value in saved.items() if name in known and name not in given})
-        for name in ("model", "emsize", "nhid", "nlayers", "tied", "data", "batch_size", "bptt"):
+        for name in FIXED:
             if getattr(base, name) != saved[name]:
                 option = name.replace("_", "-")
                 raise CheckpointError(

@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 
-from limbeck.errors import CheckpointError
+from limbeck.errors import CheckpointError, LimbeckError
 
 
 class Interrupt:
@@ -70,9 +70,15 @@ def choose_device(cuda: bool, device: str | None) -> tuple[torch.device, str | N
 
     >>> choose_device(False, None)
     (device(type='cpu'), None)
+
+    Raises ``LimbeckError`` for a device by name that this machine, or this torch, does not have.
     """
     if device is not None:
-        return torch.device(device), None
+        try:
+            return torch.empty(0, device=device).device, None
+        except (RuntimeError, AssertionError, NotImplementedError) as error:
+            reason = str(error).partition("\n")[0]
+            raise LimbeckError(f"--device {device} cannot be used here: {reason}; leave it out to run on the CPU") from error
     if cuda and not torch.cuda.is_available():
         return torch.device("cpu"), "no CUDA device here: --cuda is ignored and the run goes on on the CPU"
     return torch.device("cuda" if cuda else "cpu"), None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shlex
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -11,11 +12,12 @@ import pytest
 import torch
 from typer.testing import CliRunner, Result
 
+from limbeck.apps.checkpoint import load_checkpoint, save_checkpoint
 from limbeck.apps.lm import app as lm
 from limbeck.apps.lm.options import TrainOptions
 from limbeck.apps.loop import has_bfloat16
 from limbeck.cli import app
-from limbeck.errors import LimbeckError
+from limbeck.errors import CheckpointError, LimbeckError
 
 SMALL = "--emsize 16 --nhid 16 --batch-size 8 --bptt 7 --epochs 2 --tied"
 
@@ -139,6 +141,8 @@ def test_clear_errors(tmp_path: Path, corpus: Path) -> None:
         f"lm train --data {corpus} --tied --nhid 16 --save {tmp_path}/a": "tied weights need emsize equal to nhid, not 200 and 16",
         f"lm train --data {corpus} --model LTSM --save {tmp_path}/b": "no recurrent cell named 'LTSM'",
         f"lm train {SMALL} --data {corpus} --plan": "--plan shows what a schedule will do: name one with --compress FILE",
+        f"lm train {SMALL} --data {corpus} --device gpu --save {tmp_path}/c": "--device gpu cannot be used here: ",
+        f"lm train {SMALL} --data {corpus} --device cuda:99 --save {tmp_path}/d": "--device cuda:99 cannot be used here: ",
         f"lm evaluate {tmp_path}/none": "none",
         f"lm train --resume {tmp_path}/none": "none",
     }.items():
@@ -170,3 +174,57 @@ def test_cuda_without_a_device_warns_and_runs(tmp_path: Path, corpus: Path) -> N
     result = invoke(f"lm train {SMALL} --epochs 1 --cuda --data {corpus} --save {tmp_path}/run")
     assert "no CUDA device here: --cuda is ignored" in result.stderr
     assert result.exit_code == 0
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory, corpus: Path) -> Path:
+    """A finished run; do not write to it."""
+    run = tmp_path_factory.mktemp("trained") / "run"
+    assert invoke(f"lm train {SMALL} --lr 5 --data {corpus} --save {run}").exit_code == 0
+    return run
+
+
+def test_a_run_goes_on_in_another_folder_with_its_best_model(tmp_path: Path, trained: Path) -> None:
+    other = tmp_path / "other"
+    result = invoke(f"lm train --resume {trained} --save {other}")
+    assert result.exit_code == 0, result.output
+    one, two = (json.loads((run / "run.json").read_text()) for run in (trained, other))
+    assert one["test_perplexity"] == two["test_perplexity"]
+    result = invoke(f"lm train --resume {trained} --save {other}")
+    assert str(result.exception).startswith(f"{other} holds a run already")
+
+
+def test_a_run_goes_on_in_its_own_folder_after_a_crash_between_two_renames(tmp_path: Path, trained: Path) -> None:
+    run = tmp_path / "run"
+    shutil.copytree(trained, run)
+    (run / "last").rename(run / ".last.old")
+    result = invoke(f"lm train --resume {run} --epochs 3")
+    assert result.exit_code == 0, result.output
+    assert json.loads((run / "run.json").read_text())["epochs"] == 3
+    assert (run / "last").is_dir()
+    assert not (run / ".last.old").exists()
+
+
+def test_a_run_whose_best_model_was_lost_finds_another(tmp_path: Path, trained: Path) -> None:
+    shutil.copytree(trained / "last", tmp_path / "run" / "last")
+    result = invoke(f"lm train --resume {tmp_path}/run --epochs 3")
+    assert result.exit_code == 0, result.output
+    assert json.loads((tmp_path / "run" / "run.json").read_text())["best_epoch"] == 2
+
+
+@pytest.mark.parametrize("option", ["--lr 4", "--momentum 0.5", "--wd 0.5", "--decay 0.5", "--seed 2"])
+def test_what_a_checkpoint_carries_on_is_not_silently_ignored(trained: Path, option: str) -> None:
+    result = invoke(f"lm train --resume {trained} {option}")
+    assert isinstance(result.exception, CheckpointError)
+    assert "the run was saved with --" in str(result.exception)
+
+
+def test_a_diverged_model_is_evaluated(tmp_path: Path, trained: Path) -> None:
+    checkpoint = load_checkpoint(trained / "best")
+    model = lm.build_model(TrainOptions(**checkpoint.state["options"]), len(checkpoint.state["vocabulary"]))
+    torch.nn.init.constant_(model.decoder.bias, 1e6)
+    torch.nn.init.constant_(model.decoder.bias[:5], 0.0)
+    save_checkpoint(tmp_path / "wild", model, checkpoint.state)
+    result = invoke(f"lm evaluate {tmp_path}/wild")
+    assert result.exit_code == 0, result.output
+    assert "perplexity inf" in result.output

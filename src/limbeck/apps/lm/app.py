@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import math
+import shutil
 from collections.abc import Mapping
 from dataclasses import replace
 from datetime import datetime
@@ -13,11 +13,22 @@ from typing import Any
 import torch
 from rich.console import Console
 
-from limbeck.apps.checkpoint import Checkpoint
+from limbeck.apps.checkpoint import Checkpoint, is_checkpoint, load_checkpoint
 from limbeck.apps.lm.data import Batches, batchify, load_corpus
 from limbeck.apps.lm.generate import generate_words
 from limbeck.apps.lm.options import TrainOptions
-from limbeck.apps.lm.session import EVALUATION_BATCH, Session, build_model, find_checkpoint, load_trained, open_checkpoint, resume, start
+from limbeck.apps.lm.session import (
+    EVALUATION_BATCH,
+    Best,
+    Session,
+    build_model,
+    find_checkpoint,
+    load_trained,
+    open_checkpoint,
+    resume,
+    start,
+)
+from limbeck.apps.lm.track import perplexity
 from limbeck.apps.lm.train import evaluate, train
 from limbeck.apps.log import RunLog
 from limbeck.apps.loop import has_bfloat16, new_run_folder
@@ -39,7 +50,7 @@ def run_training(options: TrainOptions, given: set[str], resume_from: Path | Non
     resumed = clock.step if resume_from is not None else None
     console = Console(stderr=True)
     with (
-        RunLog(folder, resume_step=resumed, tensorboard=has_tensorboard()) as log,
+        RunLog(folder, resume_step=resumed, tensorboard=options.log_gradients or has_tensorboard()) as log,
         Progress(len(session.train), console=console) as progress,
     ):
         for note in [f"saving to {folder}", *session.notes]:
@@ -76,8 +87,9 @@ def _open(options: TrainOptions, given: set[str], resume_from: Path | None) -> t
     merged = options.continued(checkpoint.state["options"], given)
     schedule = Path(merged.compress) if "compress" in given and merged.compress else _saved_schedule(checkpoint)
     session = resume(checkpoint, merged, schedule)
-    folder = Path(merged.save) if "save" in given and merged.save else _run_folder(checkpoint.path)
-    folder.mkdir(parents=True, exist_ok=True)
+    own = _run_folder(find_checkpoint(resume_from, "last").resolve())
+    folder = Path(merged.save) if "save" in given and merged.save else own
+    _bring_best(session, own, folder)
     session.notes.append(f"resumed from {checkpoint.path} at epoch {session.scheduler.clock.epoch}, step {session.scheduler.clock.step}")
     return session, folder
 
@@ -88,6 +100,16 @@ def _saved_schedule(checkpoint: Checkpoint) -> Path | None:
 
 def _run_folder(checkpoint: Path) -> Path:
     return checkpoint.parent if checkpoint.name in ("last", "best") else checkpoint
+
+
+def _bring_best(session: Session, own: Path, folder: Path) -> None:
+    """A resumed run takes its best checkpoint into another folder; where that was lost, the next validation finds a new one."""
+    if folder.resolve() != own:
+        new_run_folder(folder)
+        if is_checkpoint(own / "best"):
+            shutil.copytree(load_checkpoint(own / "best").path, folder / "best")
+    if not is_checkpoint(folder / "best"):
+        session.best = Best()
 
 
 def summarise(options: TrainOptions, name: str, resume_from: Path | None, as_json: bool) -> None:
@@ -127,7 +149,7 @@ def run_evaluation(path: Path, data: str | None, split: str, cuda: bool, device:
     tensors = [named.parameter.detach() for named in weights(named_parameters(model).values())]
     total, nonzeros = sum(tensor.numel() for tensor in tensors), sum(map(nonzero_groups, tensors))
     result = {
-        "checkpoint": str(path), "split": split, "loss": loss, "perplexity": math.exp(loss),
+        "checkpoint": str(path), "split": split, "loss": loss, "perplexity": perplexity(loss),
         "weights": total, "nonzeros": nonzeros, "sparsity": 1 - nonzeros / total,
     }  # fmt: skip
     console = Console()
@@ -135,7 +157,7 @@ def run_evaluation(path: Path, data: str | None, split: str, cuda: bool, device:
         console.print_json(data=result)
         return
     console.print(
-        f"{path}, {split}: perplexity {math.exp(loss):.2f}, loss {loss:.4f}; {nonzeros:,} of {total:,} weights ({result['sparsity']:.2%} sparse)",
+        f"{path}, {split}: perplexity {perplexity(loss):.2f}, loss {loss:.4f}; {nonzeros:,} of {total:,} weights ({result['sparsity']:.2%} sparse)",
         highlight=False, soft_wrap=True,
     )  # fmt: skip
 

@@ -68,7 +68,7 @@ class Masks:
     def apply(self, names: Iterable[str] | None = None) -> None:
         """Zero what is not kept, in place: of the named parameters, or of all that have a mask."""
         for name in self._masks if names is None else names:
-            apply_mask_(self._parameters[name].parameter.data, self._masks[name])
+            apply_mask_(self._parameters[name].parameter, self._masks[name])
 
     def state_dict(self) -> dict[str, Tensor]:
         """The masks, by name."""

@@ -19,13 +19,15 @@ from limbeck.errors import CheckpointError, LimbeckError
 class Interrupt:
     """Turns the first Ctrl-C, or a request to terminate, into a flag that the loop looks at between steps; a second one stops at once.
 
+    ``hurried`` tells the request to terminate (SIGTERM), which leaves time for a checkpoint and no more, from Ctrl-C.
+
     >>> with Interrupt() as interrupt:
     ...     interrupt.asked
     False
     """
 
     def __init__(self) -> None:
-        self.asked = False
+        self.asked = self.hurried = False
         self._before: dict[int, Any] = {}
 
     def __enter__(self) -> Interrupt:
@@ -38,7 +40,7 @@ class Interrupt:
         self._restore()
 
     def _ask(self, number: int, frame: FrameType | None) -> None:
-        self.asked = True
+        self.asked, self.hurried = True, number == signal.SIGTERM
         self._restore()
 
     def _restore(self) -> None:

@@ -48,3 +48,6 @@ def main() -> None:
     except LimbeckError as error:
         typer.echo(str(error), err=True)
         sys.exit(1)
+    except OSError as error:
+        typer.echo(f"{error.filename}: {error.strerror}" if error.filename else str(error), err=True)
+        sys.exit(1)

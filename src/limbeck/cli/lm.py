@@ -13,7 +13,11 @@ from limbeck.cli.lm_compare import compare
 from limbeck.cli.plan import show_plan
 
 Choice = typer.Option
-app = typer.Typer(help="Word language model: train, prune on a schedule, evaluate, generate, compare.", no_args_is_help=True)
+app = typer.Typer(
+    help="Word language model: train, prune on a schedule, evaluate, generate, compare.",
+    epilog="Example: limbeck lm train --tied --epochs 6 --compress schedules/lm/small_80.yaml --plan",
+    no_args_is_help=True,
+)
 
 Summary = Annotated[
     str | None, Choice("--summary", metavar="sparsity|model|modules|percentile", help="Print a summary of the model and exit.")

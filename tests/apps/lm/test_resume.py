@@ -118,3 +118,17 @@ def test_options_that_shape_the_model_cannot_change_on_the_way(whole: Path) -> N
     )
     assert done.returncode == 1
     assert "--emsize 16, not 32" in done.stderr
+
+
+def test_a_request_to_terminate_leaves_a_checkpoint_and_no_test(tmp_path: Path, corpus: Path, schedule: Path, whole: Path) -> None:
+    run = tmp_path / "run"
+    with subprocess.Popen(
+        command(corpus, schedule, run), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env=environment()
+    ) as process:
+        wait_for_step(run, 4)
+        process.terminate()
+    assert process.returncode == 0
+    record = json.loads((run / "run.json").read_text())
+    assert (record["finished"], record["test_perplexity"]) == (False, None)
+    subprocess.run([*PROGRAM, "--resume", str(run)], check=True, capture_output=True, env=environment())
+    assert_equal_runs(whole, run)

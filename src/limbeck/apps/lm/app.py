@@ -62,15 +62,19 @@ def run_training(options: TrainOptions, given: set[str], resume_from: Path | Non
 
 def _print_record(record: Mapping[str, Any], folder: Path) -> None:
     console = Console()
-    valid = record["validation_perplexity"]
+    valid, test = (_shown(record[f"{split}_perplexity"]) for split in ("validation", "test"))
     console.print(
         f"{record['type']}, {record['nonzeros']:,} of {record['weights']:,} weights ({record['sparsity']:.2%} sparse): "
-        f"validation perplexity {'-' if valid is None else f'{valid:.2f}'}, test perplexity {record['test_perplexity']:.2f}",
+        f"validation perplexity {valid}, test perplexity {test}",
         highlight=False,
         soft_wrap=True,
     )
     if not record["finished"]:
         console.print(f"stopped before the end; go on with: limbeck lm train --resume {folder}", highlight=False, soft_wrap=True)
+
+
+def _shown(perplexity: float | None) -> str:
+    return "not measured" if perplexity is None else f"{perplexity:.2f}"
 
 
 def has_tensorboard() -> bool:

@@ -16,7 +16,7 @@ from limbeck.apps.lm.model import Hidden, RNNModel
 from limbeck.apps.lm.options import TrainOptions
 from limbeck.apps.loop import choose_device, has_bfloat16
 from limbeck.apps.rng import rng_state, set_rng_state
-from limbeck.config import load_schedule
+from limbeck.config import load_schedule, plan
 from limbeck.errors import CheckpointError, LimbeckError
 from limbeck.scheduler import Scheduler
 from limbeck.schedules import Window
@@ -117,6 +117,8 @@ def _assemble(options: TrainOptions, corpus: Corpus, schedule: Path | None) -> S
     amp = options.amp and has_bfloat16(device)
     if options.amp and not amp:
         notes.append(f"this {device.type} device has no bfloat16 arithmetic: --amp is ignored and the run goes on in float32")
+    if schedule is not None:
+        notes += [f"warning: {late}" for late in plan(schedule, model, steps_per_epoch=len(train), epochs=options.epochs).warnings]
     notes += _add_learning_rate(scheduler, options, options.epochs * len(train))
     return Session(options, corpus, device, model, optimizer, scheduler, train, valid, test, amp, notes)
 

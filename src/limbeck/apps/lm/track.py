@@ -58,7 +58,8 @@ class Tracker:
     def count(self, loss: Tensor, tokens: int) -> None:
         """A step's loss, in nats a word, before penalties."""
         total, steps, seen = self.session.running
-        self._loss = loss.detach() if self._loss is None else self._loss + loss.detach()
+        exact = loss.detach().double()  # sums of float32 numbers are exact in it: the log does not tell where a run was resumed
+        self._loss = exact if self._loss is None else self._loss + exact
         self.session.running = (total, steps + 1, seen + tokens)
 
     def after_step(self) -> None:

@@ -64,7 +64,8 @@ def train(session: Session, folder: Path, log: RunLog, progress: Progress) -> di
             valid_loss = evaluate(model, session.valid, session.amp)
             scheduler.metrics(loss=valid_loss)
             tracker.end_epoch(epoch, valid_loss, session.valid.data.numel(), time.monotonic() - began)
-    return _test_best(session, folder, tracker, finished=not tracker.stopped)
+    finished = scheduler.clock.epoch >= options.epochs
+    return tracker.record() if interrupt.hurried and not finished else _test_best(session, folder, tracker, finished)
 
 
 def _test_best(session: Session, folder: Path, tracker: Tracker, finished: bool) -> dict[str, Any]:

@@ -56,6 +56,16 @@ def test_apply_to_named_parameters_only() -> None:
     assert model.weight.count_nonzero() == 0
 
 
+def test_autograd_notices_masks_that_are_applied_between_forward_and_backward() -> None:
+    model = nn.Linear(3, 2, bias=False)
+    masks = made(model)
+    masks.put("weight", torch.zeros(2, 3, dtype=torch.bool))
+    loss = model.weight.square().sum()
+    masks.apply()
+    with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+        loss.backward()  # type: ignore[no-untyped-call]
+
+
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16, torch.float16])
 def test_apply_in_any_float_and_any_strides(dtype: torch.dtype) -> None:
     model = nn.Conv2d(4, 6, 3).to(dtype=dtype, memory_format=torch.channels_last)  # type: ignore[call-overload]  # torch's annotation

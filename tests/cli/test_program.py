@@ -5,6 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 from importlib.metadata import version
+from pathlib import Path
 
 import pytest
 from typer.testing import CliRunner
@@ -22,9 +23,9 @@ def test_help(command: list[str], option: str) -> None:
     assert "Usage:" in result.output
 
 
-@pytest.mark.parametrize("command", ["check", "plan", "schema"])
+@pytest.mark.parametrize("command", ["check", "plan", "schema", "lm train", "lm evaluate", "lm generate", "lm compare"])
 def test_help_ends_with_an_example(command: str) -> None:
-    last = RUN.invoke(cli.app, [command, "--help"]).output.strip().splitlines()[-1]
+    *_, last = RUN.invoke(cli.app, [*command.split(), "--help"], env={"COLUMNS": "200"}).output.strip().splitlines()
     assert last.strip().startswith(f"Example: limbeck {command}")
 
 
@@ -43,6 +44,16 @@ def test_an_error_of_limbeck_is_a_message_and_status_1(monkeypatch: pytest.Monke
         cli.main()
     assert caught.value.code == 1
     assert capsys.readouterr() == ("", "no model is named 'lm:LSTMM'; did you mean 'lm:LSTM'?\n")
+
+
+def test_what_the_file_system_refuses_is_a_message_and_status_1(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(cli, "app", lambda: tmp_path.write_text("text"))
+    with pytest.raises(SystemExit) as caught:
+        cli.main()
+    assert caught.value.code == 1
+    assert capsys.readouterr().err == f"{tmp_path}: Is a directory\n"
 
 
 def test_help_does_not_import_torch() -> None:

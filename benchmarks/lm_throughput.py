@@ -22,6 +22,7 @@ from torch import Tensor, nn
 from limbeck.apps.lm.data import Batches
 from limbeck.apps.lm.model import RNNModel, detach
 from limbeck.apps.lm.options import TrainOptions
+from limbeck.apps.lm.session import autocast
 from limbeck.scheduler import Scheduler
 from lm_tasks import Sizes, add_size_options, text
 from timing import OwnRandomness, blocks_in_turns, machine, matrix_rate, quartiles, show
@@ -81,7 +82,8 @@ def application(model: RNNModel, batches: Batches, sizes: Sizes) -> Iterator[Ten
     for _ in scheduler.epochs(1):
         hidden = model.initial_hidden(sizes.batch)
         for words, target in scheduler.steps(batches):
-            loss, hidden = model.loss(words, target, hidden)
+            with autocast(words.device, OPTIONS.amp):
+                loss, hidden = model.loss(words, target, hidden)
             total = scheduler.loss(loss)
             optimizer.zero_grad()
             total.backward()  # type: ignore[no-untyped-call]

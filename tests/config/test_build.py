@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections import OrderedDict
 from pathlib import Path
 
 import pytest
@@ -64,6 +65,16 @@ def test_a_mapping_is_a_schedule_too_and_keeps_its_text() -> None:
     tree["policies"] = [{"pruner": {"instance_name": "p"}, "epochs": [0]}]  # type: ignore[assignment]  # two shapes in one dict
     scheduler = load_schedule(tree, network())
     assert yaml.safe_load(scheduler.text or "") == tree
+
+
+def test_a_mapping_may_hold_what_python_holds() -> None:
+    """Tuples, other mappings and keys that are numbers are read as a file would hold them."""
+    agp = {"class": "AutomatedGradualPruner", "initial_sparsity": 0, "final_sparsity": 0.5, "weights": ("0.weight", "1.weight")}
+    tree = {"pruners": OrderedDict({1: agp}), "policies": ({"pruner": {"instance_name": 1}, "epochs": (0,)},)}
+    scheduler = load_schedule(tree, network())
+    scheduler.on_epoch_begin(0)
+    assert list(scheduler.masks) == ["0.weight", "1.weight"]
+    assert load_schedule(scheduler.text or "", network()).text == scheduler.text
 
 
 def test_the_error_is_the_whole_report() -> None:

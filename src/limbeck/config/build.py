@@ -40,7 +40,7 @@ def load_schedule(source: Source, model: nn.Module, optimizer: Optimizer | None 
     checked.report.raise_if_faulty()
     text = checked.document.text
     if text is None and isinstance(source, Mapping):
-        text = yaml.safe_dump(dict(source), sort_keys=False)
+        text = yaml.safe_dump(checked.document.tree, sort_keys=False)
     return Scheduler(model, [applied(checked, policy) for policy in checked.policies], optimizer, text)
 
 

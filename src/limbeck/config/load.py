@@ -76,7 +76,7 @@ def load(source: Source) -> Document:
     ({'version': 1, 'pruners': {}}, "line 3: 'pruners' is given twice, on lines 2 and 3")
     """
     if isinstance(source, Mapping):
-        return Document("schedule", tree=source)
+        return Document("schedule", tree=_plain(source))
     if isinstance(source, str) and "\n" in source:
         return parse(source, "schedule")
     name = os.fspath(source)
@@ -86,6 +86,13 @@ def load(source: Source) -> Document:
         return Document(name, faults=[Fault(f"cannot be read: {error.strerror}")])
     except UnicodeDecodeError as error:
         return Document(name, faults=[Fault(f"is not UTF-8 text: {error.reason} at byte {error.start}")])
+
+
+def _plain(value: object) -> object:
+    """A mapping from Python as a file would hold it: dicts with text keys, and lists."""
+    if isinstance(value, Mapping):
+        return {str(key): _plain(item) for key, item in value.items()}
+    return [_plain(item) for item in value] if isinstance(value, list | tuple) else value
 
 
 def parse(text: str, source: str) -> Document:

@@ -85,12 +85,15 @@ def resolve(targets: Mapping[str, T], parameters: Mapping[str, Named]) -> dict[s
 
     Raises ``TargetError``, naming the closest names, when a target matches nothing, and when two exact names give one parameter two values.
     """
-    owners = {spelling: named.name for named in parameters.values() for spelling in (named.name, *named.aliases)}
+    owners: dict[str, str] = {}  # every spelling of every parameter; formed when a target is not simply a first name
     exact: dict[str, T] = {}
     patterned: dict[str, T] = {}
     for target, value in targets.items():
-        if (spelling := canonical(target)) in owners:
-            owner = owners[spelling]
+        spelling = canonical(target)
+        if spelling not in parameters and not owners:
+            owners = {other: named.name for named in parameters.values() for other in (named.name, *named.aliases)}
+        owner = spelling if spelling in parameters else owners.get(spelling)
+        if owner is not None:
             if exact.setdefault(owner, value) != value:
                 raise TargetError(
                     f"'{target}' is another name of '{owner}', which is given {exact[owner]} already, not {value}; name it once"
@@ -101,7 +104,8 @@ def resolve(targets: Mapping[str, T], parameters: Mapping[str, Named]) -> dict[s
             raise TargetError(unmatched(target, owners))
         for owner in found:
             patterned.setdefault(owner, value)
-    return {name: exact.get(name, patterned.get(name)) for name in parameters if name in exact or name in patterned}  # type: ignore[misc]
+    resolved = {**patterned, **exact}
+    return resolved if len(resolved) == 1 else {name: resolved[name] for name in parameters if name in resolved}
 
 
 def unmatched(target: str, names: Iterable[str]) -> str:

@@ -371,6 +371,85 @@ def test_the_clock() -> None:
     ]
 
 
+class StepRecorder(Recorder):
+    """Has the two hooks that follow steps."""
+
+    def __getattr__(self, name: str) -> object:
+        if name not in ("on_minibatch_begin", "on_minibatch_end"):
+            raise AttributeError(name)
+        return super().__getattr__(name)
+
+
+def accumulate(scheduler: Scheduler, model: nn.Module, optimizer: Optimizer, epochs: int, every: int) -> None:
+    """One optimizer step for ``every`` minibatches."""
+    for _ in scheduler.epochs(epochs):
+        for batch in scheduler.steps(BATCHES):
+            scheduler.loss(objective(model, batch)).backward()
+            if scheduler.clock.minibatch % every == every - 1:
+                optimizer.step()
+                optimizer.zero_grad()
+
+
+def test_steps_are_the_optimizer_s_where_gradients_are_accumulated() -> None:
+    log: list[tuple[str, int, str]] = []
+    model = small()
+    optimizer = OPTIMIZERS["sgd"](model.parameters())
+    rate = LearningRate("ExponentialLR", {"gamma": 0.5})
+    scheduler = Scheduler(model, [(Window(0, 3, unit="step"), StepRecorder(log)), (Window(0, 2, unit="step"), rate)], optimizer)
+    accumulate(scheduler, model, optimizer, 2, every=3)
+    assert scheduler.clock == Clock(2, 0, 2)
+    assert log == [
+        ("on_minibatch_begin", 0, "0.0"), ("on_minibatch_end", 0, "0.2"), ("on_minibatch_begin", 1, "1.0"), ("on_minibatch_end", 1, "1.2"),
+    ]  # fmt: skip
+    assert optimizer.param_groups[0]["lr"] == pytest.approx(0.1 * 0.5**2)
+
+
+def test_a_step_after_which_the_loop_breaks_counts() -> None:
+    model = small()
+    optimizer = OPTIMIZERS["sgd"](model.parameters())
+    scheduler = Scheduler(model, (), optimizer)
+    for epoch in scheduler.epochs(3):
+        for batch in scheduler.steps(BATCHES):
+            if epoch == 1:
+                break
+            update(optimizer, objective(model, batch))
+            break
+        restored = Scheduler(model, (), optimizer)
+        restored.load_state_dict(scheduler.state_dict())
+        restored.on_epoch_end(epoch)
+        assert restored.clock.step == (1, 1, 2)[epoch]
+    assert scheduler.clock == Clock(3, 0, 2)
+
+
+def test_every_minibatch_is_a_step_without_an_optimizer_and_up_to_the_hook_that_brings_one() -> None:
+    model = small()
+    optimizer = OPTIMIZERS["sgd"](model.parameters())
+    scheduler = Scheduler(model)
+    for step, batch in enumerate(BATCHES):
+        assert scheduler.clock.step == step
+        scheduler.on_minibatch_begin(0, step)
+        update(optimizer, objective(model, batch))
+        scheduler.on_minibatch_end(0, step, optimizer=optimizer)
+    assert scheduler.clock.step == STEPS
+
+
+def test_a_run_that_is_resumed_between_two_minibatches_of_one_step_fires_once() -> None:
+    log: list[tuple[str, int, str]] = []
+    model = small()
+    optimizer = OPTIMIZERS["sgd"](model.parameters())
+    first = Scheduler(model, [(Window(unit="step"), StepRecorder(log))], optimizer)
+    first.on_epoch_begin(0)
+    first.on_minibatch_begin(0, 0)
+    first.on_minibatch_end(0, 0)
+    again = Scheduler(model, [(Window(unit="step"), StepRecorder(log))], optimizer)
+    again.load_state_dict(first.state_dict())
+    again.on_minibatch_begin(0, 1)
+    optimizer.step()
+    again.on_minibatch_end(0, 1)
+    assert again.clock == Clock(0, 2, 1)
+    assert log == [("on_minibatch_begin", 0, "0.0"), ("on_minibatch_end", 0, "0.1")]
+
+
 def test_a_renewed_mask_is_applied_at_once() -> None:
     model = small()
     scheduler = Scheduler(model, [(Window(0, 1), Prune(level_pruner({"first.weight": 0.5})))])

@@ -53,6 +53,8 @@ class Scheduler:
         self._epoch_open = False
         self._masked = False  # since an optimizer step after which nothing else may move a masked parameter
         self._prepared = False  # before_parameter_optimization has run for this step
+        self._begun = False  # the step that comes next has had its first minibatch
+        self._stepped = False  # the optimizer has stepped since the last step that was counted
         self._components: dict[str, Tensor] = {}
         self._followed: WeakSet[Optimizer] = WeakSet()
         self.text = text
@@ -63,7 +65,7 @@ class Scheduler:
 
     @property
     def clock(self) -> Clock:
-        """The epoch, the minibatch in it and the optimizer step that come next."""
+        """The epoch, the minibatch in it and the optimizer step that come next; without an optimizer every minibatch is a step."""
         return self._state.clock
 
     @property
@@ -113,10 +115,12 @@ class Scheduler:
     def on_minibatch_begin(
         self, epoch: int, minibatch_id: int, minibatches_per_epoch: int | None = None, optimizer: Optimizer | None = None
     ) -> None:
-        """Renew and apply the masks of the policies that fire in this step."""
+        """Renew and apply the masks of the policies that fire in this step, in its first minibatch if gradients add up over several."""
         self._enter(epoch, minibatch_id, minibatches_per_epoch, optimizer)
-        self._masked = self._prepared = False
-        self._run("on_minibatch_begin")
+        self._count_left()
+        self._masked = self._prepared = self._stepped = False
+        first, self._begun = not self._begun, True
+        self._run("on_minibatch_begin", by_step=first)
 
     def before_backward_pass(
         self,
@@ -140,16 +144,23 @@ class Scheduler:
     def on_minibatch_end(
         self, epoch: int, minibatch_id: int, minibatches_per_epoch: int | None = None, optimizer: Optimizer | None = None
     ) -> None:
-        """After ``optimizer.step()``: all masks again, then thresholds and learning rates by step; the clock moves on."""
+        """After ``optimizer.step()``: all masks again, then thresholds and learning rates by step; the clock moves on.
+
+        A minibatch in which an attached optimizer made no step only adds to the gradient: the steps stand still.
+        """
+        stepped = self._stepped or self._state.optimizer is None
         self._enter(epoch, minibatch_id, minibatches_per_epoch, optimizer)
         if not self._masked:
             self.masks.apply()
-        self._run("on_minibatch_end")
-        self._state.clock = replace(self.clock, minibatch=minibatch_id + 1, step=self.clock.step + 1)
+        self._run("on_minibatch_end", by_step=stepped)
+        if stepped:
+            self._count_step()
+        self._state.clock = replace(self.clock, minibatch=minibatch_id + 1)
 
     def on_epoch_end(self, epoch: int, optimizer: Optimizer | None = None, metrics: Mapping[str, float] | None = None, **_: Any) -> None:
         """After the evaluation, with its ``metrics``: learning rates by epoch; the clock moves to the next epoch."""
         self._use(optimizer)
+        self._count_left()
         self.metrics(**(metrics or {}))
         self._state.clock = replace(self.clock, epoch=epoch)
         self._run("on_epoch_end")
@@ -206,6 +217,7 @@ class Scheduler:
         clock = self.clock
         return {
             "clock": {"epoch": clock.epoch, "minibatch": clock.minibatch, "step": clock.step, "epoch_open": self._epoch_open},
+            "step": {"begun": self._begun, "stepped": self._stepped},
             "masks": self.masks.state_dict(),
             "memo": {name: dict(numbers) for name, numbers in self._state.memo.items()},
             "metrics": dict(self._state.metrics),
@@ -225,6 +237,8 @@ class Scheduler:
         clock = dict(saved["clock"])
         self._epoch_open = bool(clock.pop("epoch_open"))
         self._state.clock = Clock(**clock)
+        within = saved.get("step", {})  # checkpoints of earlier versions were taken between two steps
+        self._begun, self._stepped = within.get("begun", False), within.get("stepped", False)
         self.masks.load_state_dict(saved["masks"])
         self._state.memo = {name: dict(numbers) for name, numbers in saved["memo"].items()}
         self._state.metrics = dict(saved["metrics"])
@@ -246,12 +260,21 @@ class Scheduler:
         if optimizer is not None and optimizer is not self._state.optimizer:
             self.attach(optimizer)
 
-    def _run(self, event: str) -> list[tuple[str, Tensor]]:
-        """Call the hook of every action whose window fires now; gives the penalties that they return."""
+    def _count_step(self) -> None:
+        self._state.clock = replace(self.clock, step=self.clock.step + 1)
+        self._begun = self._stepped = False
+
+    def _count_left(self) -> None:
+        """Count the step of a minibatch that the loop left by ``break`` after ``optimizer.step()``."""
+        if self._begun and self._stepped:
+            self._count_step()
+
+    def _run(self, event: str, by_step: bool = True) -> list[tuple[str, Tensor]]:
+        """Call the hook of every action whose window, by epoch or ``by_step``, fires now; gives the penalties that they return."""
         returned: list[tuple[str, Tensor]] = []
         for window, action in self._schedule:
             call = hook(action, event)
-            moment: Moment | None = None if call is None else window.at(self.clock)
+            moment: Moment | None = None if call is None or (window.unit == "step" and not by_step) else window.at(self.clock)
             if call is not None and moment is not None:
                 returned.extend((call(self._state, moment) or {}).items())
         return returned
@@ -268,4 +291,4 @@ class Scheduler:
         self.masks.apply()
         stepped = {id(parameter) for group in optimizer.param_groups for parameter in group["params"]}
         self._masked = all(id(self._state.parameters[name].parameter) in stepped for name in self.masks)
-        self._prepared = False
+        self._prepared, self._stepped = False, True

@@ -19,7 +19,16 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from limbeck.config import Plan, Report, check_file, load_schedule, plan
-    from limbeck.errors import CheckpointError, DataError, LimbeckError, MaskError, MissingExtraError, ScheduleError, TargetError
+    from limbeck.errors import (
+        CheckpointError,
+        DataError,
+        LimbeckError,
+        MaskError,
+        MissingExtraError,
+        ScheduleError,
+        ScheduleWarning,
+        TargetError,
+    )
     from limbeck.events import Action, State
     from limbeck.masks import Masks
     from limbeck.pruning import Prune, Pruner, Site
@@ -32,7 +41,16 @@ if TYPE_CHECKING:
 
 _HOMES = {
     "limbeck.config": ("Plan", "Report", "check_file", "load_schedule", "plan"),
-    "limbeck.errors": ("CheckpointError", "DataError", "LimbeckError", "MaskError", "MissingExtraError", "ScheduleError", "TargetError"),
+    "limbeck.errors": (
+        "CheckpointError",
+        "DataError",
+        "LimbeckError",
+        "MaskError",
+        "MissingExtraError",
+        "ScheduleError",
+        "ScheduleWarning",
+        "TargetError",
+    ),
     "limbeck.events": ("Action", "State"),
     "limbeck.masks": ("Masks",),
     "limbeck.pruning": ("Prune", "Pruner", "Site"),
@@ -64,6 +82,7 @@ __all__ = [
     "Regularizer",
     "Report",
     "ScheduleError",
+    "ScheduleWarning",
     "Scheduler",
     "Site",
     "State",

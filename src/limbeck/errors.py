@@ -9,6 +9,8 @@
       CheckpointError    a checkpoint is damaged, foreign, or does not fit
       DataError          a corpus or data set is missing or unusable
       MissingExtraError  an optional dependency is not installed (an ImportError)
+
+``ScheduleWarning`` is a ``UserWarning``: what is worth a look in a schedule that can be run.
 """
 
 from __future__ import annotations
@@ -49,6 +51,10 @@ class DataError(LimbeckError):
 
 class MissingExtraError(LimbeckError, ImportError):
     """An optional dependency is not installed."""
+
+
+class ScheduleWarning(UserWarning):
+    """A schedule can be run, but something in it is probably not meant."""
 
 
 def did_you_mean(name: str, choices: Iterable[str], most: int = 3) -> str:

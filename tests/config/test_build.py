@@ -12,7 +12,7 @@ import yaml
 from torch import nn
 
 from limbeck.config.build import load_schedule
-from limbeck.errors import ScheduleError
+from limbeck.errors import ScheduleError, ScheduleWarning
 from limbeck.pruning import Prune
 from limbeck.schedules import Window
 
@@ -75,6 +75,20 @@ def test_a_mapping_may_hold_what_python_holds() -> None:
     scheduler.on_epoch_begin(0)
     assert list(scheduler.masks) == ["0.weight", "1.weight"]
     assert load_schedule(scheduler.text or "", network()).text == scheduler.text
+
+
+def test_warnings_come_once_for_a_load() -> None:
+    text = "version: 1\npruners:\n"
+    text += "".join(f"  {name}: {{class: SparsityLevelParameterPruner, levels: {{0.weight: 0.5}}}}\n" for name in "abc")
+    text += "policies: [{pruner: {instance_name: b}, epochs: [0]}]\n"
+    with pytest.warns(ScheduleWarning) as caught:
+        load_schedule(text, network())
+    assert [str(warning.message) for warning in caught] == [
+        "schedule: 2 warnings\n"
+        "  line 3, pruners.a: declared, but no policy applies this pruner\n"
+        "  line 5, pruners.c: declared, but no policy applies this pruner"
+    ]
+    assert caught[0].filename == __file__
 
 
 def test_the_error_is_the_whole_report() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import warnings
 from collections.abc import Mapping
 
 import yaml
@@ -13,6 +14,7 @@ from limbeck.config.check import Checked, Plugins, check
 from limbeck.config.load import Source, load
 from limbeck.config.policies import KINDS, Policy
 from limbeck.config.report import Report
+from limbeck.errors import ScheduleWarning
 from limbeck.events import Action
 from limbeck.names import named_parameters
 from limbeck.scheduler import Scheduler
@@ -33,11 +35,14 @@ def load_schedule(source: Source, model: nn.Module, optimizer: Optimizer | None 
     4
 
     Raises ``ScheduleError`` with all faults, each with its line, its path in the file and the remedy. Nothing is built before that.
+    What is only worth a warning comes as one ``ScheduleWarning``.
     """
     checked = check(load(source), named_parameters(model), optimizer, "import" if allow_plugins else "refuse")
     if optimizer is None:
         _ask_for_optimizer(checked)
     checked.report.raise_if_faulty()
+    if checked.report.warnings:
+        warnings.warn(checked.report.warning_text(), ScheduleWarning, stacklevel=2)
     text = checked.document.text
     if text is None and isinstance(source, Mapping):
         text = yaml.safe_dump(checked.document.tree, sort_keys=False)

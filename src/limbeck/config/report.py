@@ -69,6 +69,10 @@ class Report:
         lines = self._block(self.faults, "fault") if self.faults else [f"{self.source}: no faults"]
         return "\n".join(lines + (self._block(self.warnings, "warning") if self.warnings else []))
 
+    def warning_text(self) -> str:
+        """The warnings alone, as they are printed."""
+        return "\n".join(self._block(self.warnings, "warning"))
+
     def raise_if_faulty(self) -> None:
         """Raise ``ScheduleError`` with the whole text when there are faults."""
         if self.faults:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -17,7 +18,7 @@ from limbeck.apps.lm.options import TrainOptions
 from limbeck.apps.loop import choose_device, has_bfloat16
 from limbeck.apps.rng import rng_state, set_rng_state
 from limbeck.config import load_schedule, plan
-from limbeck.errors import CheckpointError, LimbeckError
+from limbeck.errors import CheckpointError, LimbeckError, ScheduleWarning
 from limbeck.scheduler import Scheduler
 from limbeck.schedules import Window
 from limbeck.training import LearningRate, PlateauDecay
@@ -112,7 +113,9 @@ def _assemble(options: TrainOptions, corpus: Corpus, schedule: Path | None) -> S
     optimizer = torch.optim.SGD(model.parameters(), lr=options.lr, momentum=options.momentum, weight_decay=options.weight_decay)
     train = Batches(batchify(corpus.train, options.batch_size).to(device), options.bptt)
     valid, test = (Batches(batchify(split, EVALUATION_BATCH).to(device), options.bptt) for split in (corpus.valid, corpus.test))
-    scheduler = Scheduler(model, optimizer=optimizer) if schedule is None else load_schedule(schedule, model, optimizer)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ScheduleWarning)  # the plan's warnings, which are noted below, hold them too
+        scheduler = Scheduler(model, optimizer=optimizer) if schedule is None else load_schedule(schedule, model, optimizer)
     notes = [] if warning is None else [warning]
     amp = options.amp and has_bfloat16(device)
     if options.amp and not amp:

@@ -134,10 +134,19 @@ def test_a_window_that_never_fires_is_refused(arguments: dict[str, object], mess
         (Window(0, 6), Window(5, 9), True),
         (Window(3), Window(100, 200), True),
         (Window(3), Window(0, 3), False),
-        (Window(0, 5), Window(50, 90, unit="step"), True),
+        (Window(0, 5), Window(50, 90, unit="step"), False),  # with 10 steps an epoch
+        (Window(0, 5), Window(0, 9, unit="step"), True),  # whatever an epoch has
         (Window(only=(1, 9)), Window(2, 5), True),
     ],
 )
 def test_overlap(one: Window, other: Window, overlap: bool) -> None:
     assert one.overlaps(other) is overlap
     assert other.overlaps(one) is overlap
+
+
+@pytest.mark.parametrize(("steps", "overlap"), [(9, False), (10, False), (11, True)])
+def test_overlap_of_epochs_and_steps(steps: int, overlap: bool) -> None:
+    epochs, times = Window(2, 5), Window(50, 60, unit="step")
+    assert epochs.overlaps(times, steps) is times.overlaps(epochs, steps) is overlap
+    assert not Window(7).overlaps(times, steps)
+    assert Window(4).overlaps(times, steps)

@@ -47,6 +47,8 @@ class State:
     clock: Clock = field(default_factory=Clock)
     steps_per_epoch: int | None = None
     metrics: dict[str, float] = field(default_factory=dict)
+    rate_set: tuple[Clock, Action] | None = None
+    """Which action set the learning rate last, and when: two at once are an error."""
     memo: dict[str, dict[str, float]] = field(default_factory=dict)
     """Numbers that are measured once, by parameter name; saved and restored with the rest."""
 

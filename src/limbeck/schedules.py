@@ -164,9 +164,19 @@ class Window:
         times = self.only or (count(self.begin, self.every) if self.end is None else range(self.begin, self.end, self.every))
         return (moment for time in times if (moment := self.at(Clock(epoch=time, step=time))) is not None)
 
-    def overlaps(self, other: Window) -> bool:
-        """Whether the two spans share an epoch or a step; windows of different units are taken to."""
-        if self.unit != other.unit:
-            return True
-        end, other_end = (math.inf if window.end is None else window.end for window in (self, other))
-        return self.begin < other_end and other.begin < end
+    def overlaps(self, other: Window, steps_per_epoch: int | None = None) -> bool:
+        """Whether the two spans share an epoch or a step.
+
+        Of an epoch and a step only ``steps_per_epoch`` tells; without it the answer is yes where it is yes for every number of them.
+
+        >>> Window(0, 2).overlaps(Window(10, 20, unit="step"), steps_per_epoch=5)
+        False
+        """
+        if self.unit != other.unit and steps_per_epoch is None:
+            return self.begin == other.begin == 0
+        length = 1 if self.unit == other.unit else steps_per_epoch or 1
+        (begin, end), (other_begin, other_end) = (
+            [math.inf if time is None else time * (length if window.unit == "epoch" else 1) for time in (window.begin, window.end)]
+            for window in (self, other)
+        )
+        return begin < other_end and other_begin < end

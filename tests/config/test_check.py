@@ -222,6 +222,98 @@ def test_two_learning_rates_must_not_overlap() -> None:
     ]
 
 
+def test_learning_rates_by_step_and_by_epoch_must_not_overlap_for_certain() -> None:
+    text = """\
+        lr_schedulers:
+          a: {class: ExponentialLR, gamma: 0.9}
+          b: {class: StepLR, step_size: 3}
+        policies:
+          - {lr_scheduler: {instance_name: a}, starting_step: 0, ending_step: 10}
+          - {lr_scheduler: {instance_name: b}, starting_epoch: BEGIN, ending_epoch: 20}
+        """
+    assert report(text.replace("BEGIN", "1")) == "schedule: no faults"
+    assert faults(text.replace("BEGIN", "0")) == [
+        "line 6, policies[1]: 'b' sets the learning rate in epochs 0 to 20, and policies[0] sets it in steps 0 to 10; "
+        "let one end where the other begins"
+    ]
+
+
+def test_a_learning_rate_must_go_with_the_unit_of_its_window() -> None:
+    text = """\
+        lr_schedulers:
+          plateau: {class: ReduceLROnPlateau}
+          cycle: {class: OneCycleLR, max_lr: 0.1, total_steps: 9}
+        policies:
+          - {lr_scheduler: {instance_name: plateau}, starting_step: 5, ending_step: 10}
+          - {lr_scheduler: {instance_name: cycle}, starting_epoch: 4, ending_epoch: 9}
+        """
+    assert report(text).splitlines() == [
+        "schedule: 1 fault",
+        "  line 5, policies[0]: ReduceLROnPlateau watches what is measured at the end of an epoch, so it cannot move by step; "
+        "give starting_epoch and ending_epoch",
+        "schedule: 1 warning",
+        "  line 6, policies[1]: OneCycleLR steps once an epoch in this window, and is made to move in every step; "
+        "give starting_step and ending_step",
+    ]
+
+
+def warnings(text: str) -> list[str]:
+    """The warnings of a schedule without faults, given the model; without it there are none."""
+    assert report(text) == "schedule: no faults"
+    first, *rest = report(text, with_model=True).splitlines()
+    assert first == "schedule: no faults"
+    return [line.removeprefix("  ") for line in rest[1:]]
+
+
+@pytest.mark.parametrize(
+    ("levels", "messages"),
+    [
+        ("{'*.weight': 0.5, '0.w*': 0.9}",
+         ["line 1, pruners.p.levels['0.w*']: '0.w*' has no effect: all that it matches is taken by '*.weight'; "
+          "among patterns the first wins, so put it first"]),
+        ("{'*.weight': 0.5, '0.w*': 0.5}", []),
+        ("{'0.w*': 0.5, '*.weight': 0.9}", []),
+        ("{0.weight: 0.5, module.0.weight: 0.5, '*.weight': 0.9}", []),
+        ("{0.weight: 0.5, 2.weight: 0.6, 're:..weight': 0.9}",
+         ["line 1, pruners.p.levels['re:..weight']: 're:..weight' has no effect: all that it matches is taken by '0.weight', '2.weight'; "
+          "among patterns the first wins, so put it first"]),
+        ("{'*': 0.5}",
+         ["line 1, pruners.p.levels['*']: '*' prunes 0.bias, 2.bias too, which are biases or gains; "
+          "if that is not meant, give a narrower pattern or names"]),
+        ("{'2.*': 0.5, 0.bias: 0.5}",
+         ["line 1, pruners.p.levels['2.*']: '2.*' prunes 2.bias too, which is a bias or a gain; "
+          "if that is not meant, give a narrower pattern or names"]),
+        ("{'*.bias': 0, '*': 0.5}", []),
+    ],
+)  # fmt: skip
+def test_patterns_that_are_probably_not_meant(levels: str, messages: list[str]) -> None:
+    assert warnings(f"pruners: {{p: {{class: SparsityLevelParameterPruner, levels: {levels}}}}}\n{ONCE}") == messages
+
+
+def test_a_regularizer_may_take_biases() -> None:
+    text = "regularizers: {l1: {class: L1Regularizer, reg_regims: {'*': 0.1}}}\npolicies: [{regularizer: {instance_name: l1}, epochs: [0]}]"
+    assert warnings(text) == []
+
+
+def test_pruners_that_renew_one_tensor_at_a_time() -> None:
+    text = """\
+        pruners:
+          a: {class: SparsityLevelParameterPruner, levels: {0.weight: 0.5}}
+          b: {class: SparsityLevelParameterPruner, levels: {'*.weight': 0.8}}
+        policies:
+          - {pruner: {instance_name: b}, starting_epoch: 4, ending_epoch: 9}
+          - {pruner: {instance_name: a}, starting_epoch: 0, ending_epoch: 5}
+          - {pruner: {instance_name: a}, starting_epoch: 8, ending_epoch: 10}
+          - {pruner: {instance_name: b}, starting_epoch: 10, ending_epoch: 12}
+          - {pruner: {instance_name: a}, starting_step: 10, ending_step: 12}
+        """
+    also = "where both fire the later one decides; let one end where the other begins"
+    assert warnings(text) == [
+        f"line 6, policies[1]: renews 0.weight in epochs 0 to 5, as policies[0] does in epochs 4 to 9: {also}",
+        f"line 7, policies[2]: renews 0.weight in epochs 8 to 10, as policies[0] does in epochs 4 to 9: {also}",
+    ]
+
+
 def test_names_that_match_no_parameter() -> None:
     text = """\
         pruners:

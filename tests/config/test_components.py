@@ -11,7 +11,7 @@ from torch import nn
 from limbeck.config.check import check
 from limbeck.config.components import SECTIONS
 from limbeck.config.load import load
-from limbeck.training.learning_rate import NEEDS_CODE
+from limbeck.training.learning_rate import BY_STEP, NEEDS_CODE
 
 # One row for every class, so that a new one without a row fails.
 RATES: dict[str, dict[str, Any]] = {
@@ -41,7 +41,8 @@ def test_every_learning_rate_has_a_row() -> None:
 
 @pytest.mark.parametrize("name", RATES)
 def test_every_learning_rate_can_stand_in_a_file(name: str) -> None:
-    tree = {"lr_schedulers": {"lr": {"class": name, **RATES[name]}}, "policies": [{"lr_scheduler": {"instance_name": "lr"}, "epochs": [0]}]}
+    window = {"starting_step": 0, "ending_step": 9} if name in BY_STEP else {"starting_epoch": 0, "ending_epoch": 9}
+    tree = {"lr_schedulers": {"lr": {"class": name, **RATES[name]}}, "policies": [{"lr_scheduler": {"instance_name": "lr"}, **window}]}
     assert check(load(tree)).report.text() == "schedule: no faults"
 
 

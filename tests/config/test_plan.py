@@ -136,6 +136,26 @@ policies:
     )
 
 
+def test_learning_rates_by_step_and_by_epoch_meet_where_the_run_says_so() -> None:
+    text = """
+lr_schedulers:
+  warm_up: {class: LinearLR}
+  decay: {class: ExponentialLR, gamma: 0.9}
+policies:
+  - {lr_scheduler: {instance_name: warm_up}, starting_step: 0, ending_step: 20}
+  - {lr_scheduler: {instance_name: decay}, starting_epoch: 2, ending_epoch: 9}
+"""
+    layer = nn.Linear(2, 2)
+    assert plan(text, layer, steps_per_epoch=10).warnings == ()
+    assert plan(text, layer, steps_per_epoch=9).warnings == (
+        "line 7, policies[1]: 'decay' sets the learning rate in epochs 2 to 9, and policies[0] sets it in steps 0 to 20; "
+        "let one end where the other begins (an epoch has 9 steps)",
+    )
+    assert plan(text, layer).warnings == (
+        "some learning rates count epochs and some steps: give the steps per epoch to see whether their windows overlap",
+    )
+
+
 def test_a_policy_that_outlasts_the_run_is_a_warning() -> None:
     made = plan(agp(0.0, 0.9, "starting_epoch: 0, ending_epoch: 10, frequency: 3"), nn.Linear(10, 10), epochs=4)
     assert [firing.time for firing in row(made, "weight").timeline] == [0, 3]

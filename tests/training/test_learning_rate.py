@@ -228,6 +228,18 @@ def test_plateau_without_a_metric_says_so() -> None:
         run.train(1, metrics=False)
 
 
+def test_a_learning_rate_by_step_and_one_by_epoch_follow_each_other_and_never_meet() -> None:
+    warm_up, decay = LearningRate("LinearLR", {"start_factor": 0.5, "total_iters": 4}), LearningRate("ExponentialLR", {"gamma": 0.5})
+    policies = [(Window(0, 4, unit="step"), warm_up), (Window(2, 9), decay)]
+    run = Run(*policies).train(4, steps=2)
+    assert run.by_step == pytest.approx([BASE * factor for factor in (0.5, 0.625, 0.75, 0.875, 1, 1, 0.5, 0.5)])
+    with pytest.raises(
+        ScheduleError,
+        match=r"LinearLR and ExponentialLR both set the learning rate in epoch 2, step 2; let the window of one end where the other's begins",
+    ):
+        Run((Window(0, 4, unit="step"), LearningRate("LinearLR", {})), (Window(2, 9), decay)).train(4)
+
+
 @pytest.mark.parametrize("action", [LearningRate("ExponentialLR", {"gamma": 0.9}), PlateauDecay()])
 def test_without_an_optimizer(action: Action) -> None:
     with pytest.raises(ScheduleError, match="give the optimizer to the scheduler, after the model"):

@@ -11,6 +11,7 @@ from typing import Any, Literal
 from torch.optim import Optimizer
 
 from limbeck.config.components import SECTIONS, Builder, Section
+from limbeck.config.lint import idle_patterns, place, pruners_that_meet, rate_in_wrong_unit, vectors_by_pattern
 from limbeck.config.load import Document
 from limbeck.config.policies import Policy, check_policies
 from limbeck.config.report import Fault, Path, Report
@@ -71,6 +72,7 @@ def check(
                 declared[kind].append(name)
             checked.policies = check_policies(document, tree["policies"], declared, checked.report.faults)
             _check_amounts(checked)
+            _check_meetings(checked, parameters)
             _warn_of_idle(checked, tree["policies"])
     elif not document.faults:
         what = "is empty" if tree is None else f"is {show(tree)}"
@@ -102,6 +104,19 @@ def _check_amounts(checked: Checked) -> None:
             except ValueError as error:
                 checked.report.faults.append(checked.document.fault(f"{policy.kind} '{policy.instance}': {error}", policy.path))
                 break
+
+
+def _check_meetings(checked: Checked, parameters: Mapping[str, Named] | None) -> None:
+    """Windows that do not go with what they drive, and, given a model, with each other."""
+    entries = [(policy, checked.entries[policy.kind, policy.instance]) for policy in checked.policies]
+    entries = [(policy, entry) for policy, entry in entries if entry.made is not None]
+    for policy, entry in entries:
+        fault, warning = rate_in_wrong_unit(checked.document, policy, entry.class_name)
+        checked.report.faults += [fault] if fault else []
+        checked.report.warnings += [warning] if warning else []
+    if parameters is not None and checked.report.ok:
+        pruners = [(policy, entry.section.targets(entry.made)) for policy, entry in entries if policy.kind == "pruner"]
+        checked.report.warnings += pruners_that_meet(checked.document, pruners, parameters)
 
 
 def _warn_of_idle(checked: Checked, policies: object) -> None:
@@ -161,6 +176,8 @@ class _Instances:
         targets = dict.fromkeys(accepted.targets(arguments)) if made is None else self.section.targets(made)
         self.check_targets(targets, arguments, path)
         self.check_units(made, targets, path)
+        if self.parameters is not None and made is not None:
+            self.warn_of_patterns(targets, arguments, path, self.parameters)
         return Entry(self.section, name, class_name, valid, made)
 
     def builder(self, class_name: str, path: Path) -> Builder | None:
@@ -213,8 +230,7 @@ class _Instances:
     def check_targets(self, targets: Mapping[str, Any], arguments: object, path: Path) -> None:
         """Names and patterns: well formed and, given a model, each matching a parameter."""
         for target, message in self.unmatched(targets):
-            where = _where(target, arguments, path) or path
-            self.fault(message, where)
+            self.fault(message, place(target, arguments, path) or path)
 
     def check_units(self, made: object, targets: Mapping[str, Any], path: Path) -> None:
         """Given a model: each target's tensor can be cut into the units of a pruner."""
@@ -226,6 +242,15 @@ class _Instances:
                 unit.grid(self.parameters[name].parameter.shape)
             except ValueError as error:
                 self.fault(f"'{name}' cannot be cut into units: {error}", path)
+
+    def warn_of_patterns(self, targets: Mapping[str, Any], arguments: object, path: Path, parameters: Mapping[str, Named]) -> None:
+        """Patterns that do nothing, and those by which a pruner gets hold of more than is probably meant."""
+        doubts = list(idle_patterns(targets, parameters))
+        if self.section.kind == "pruner":
+            doubts += vectors_by_pattern(targets, parameters)
+        for target, message in doubts:
+            where = place(target, arguments, path) or path
+            self.checked.report.warnings.append(self.checked.document.fault(f"'{target}' {message}", where))
 
     def unmatched(self, targets: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
         """The targets that match nothing, or contradict those before them, each with what to say of it."""
@@ -249,18 +274,3 @@ def _resolvable(targets: Mapping[str, Any], parameters: Mapping[str, Named]) -> 
         return resolve(targets, parameters)
     except LookupError:
         return {}
-
-
-def _where(target: str, tree: object, path: Path) -> Path | None:
-    """The path at which the arguments name a target."""
-    if tree == target:
-        return path
-    children: list[tuple[str | int, object]] = []
-    if isinstance(tree, Mapping):
-        if target in tree:
-            return (*path, target)
-        children = list(tree.items())
-    elif isinstance(tree, list):
-        children = list(enumerate(tree))
-    found = (_where(target, child, (*path, key)) for key, child in children)
-    return next((place for place in found if place is not None), None)

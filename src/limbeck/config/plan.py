@@ -12,7 +12,7 @@ from torch import nn
 
 from limbeck.config.check import check
 from limbeck.config.load import Source, load
-from limbeck.config.policies import Policy
+from limbeck.config.policies import Policy, both_set_the_rate
 from limbeck.names import Named, named_parameters, resolve
 from limbeck.pruning import Pruner
 from limbeck.schedules import Moment, Unit, Window, at
@@ -132,7 +132,9 @@ def plan(
     ]
     warnings = [str(warning) for warning in checked.report.warnings]
     warnings += [str(checked.document.fault(late, policy.path)) for policy in checked.policies if (late := run.late(policy.window))]
-    return Plan(tuple(rows), tuple(warnings + _unordered([policy for policy, _ in pruning], run)))
+    rates = [policy for policy in checked.policies if policy.kind == "lr_scheduler"]
+    warnings += [str(checked.document.fault(message, policy.path)) for policy, message in _meeting(rates, run)]
+    return Plan(tuple(rows), tuple(warnings + _unordered([policy for policy, _ in pruning], rates, run)))
 
 
 @dataclass(frozen=True)
@@ -169,11 +171,22 @@ class _Run:
         return f"fires {times} from {window.unit} {beyond[0].now} on, which a run of {end} {window.unit}s never reaches"
 
 
-def _unordered(policies: Sequence[Policy], run: _Run) -> list[str]:
-    units = {policy.window.unit for policy in policies}
-    if len(units) < 2 or run.steps_per_epoch is not None:
+def _meeting(rates: Sequence[Policy], run: _Run) -> Iterator[tuple[Policy, str]]:
+    """Learning rates by step and by epoch of which the run's steps per epoch tell that they meet: training would stop there."""
+    for index, later in enumerate(rates):
+        for earlier in rates[:index]:
+            if later.window.overlaps(earlier.window, run.steps_per_epoch):
+                yield later, f"{both_set_the_rate(later, earlier)} (an epoch has {run.steps_per_epoch} steps)"
+
+
+def _unordered(pruning: Sequence[Policy], rates: Sequence[Policy], run: _Run) -> list[str]:
+    if run.steps_per_epoch is not None:
         return []
-    return ["some policies count epochs and some steps: give the steps per epoch, or the order of their firings is a guess"]
+    doubts = {
+        "some policies count epochs and some steps: give the steps per epoch, or the order of their firings is a guess": pruning,
+        "some learning rates count epochs and some steps: give the steps per epoch to see whether their windows overlap": rates,
+    }
+    return [doubt for doubt, policies in doubts.items() if len({policy.window.unit for policy in policies}) > 1]
 
 
 def _firings(pruner: Pruner, window: Window, parameters: Mapping[str, Named], run: _Run) -> Iterator[tuple[str, Firing]]:

@@ -46,20 +46,30 @@ def check_policies(document: Document, tree: object, declared: Mapping[str, Sequ
     return policies
 
 
+def span(window: Window) -> str:
+    """A window in words: ``epochs 2 to 9``.
+
+    >>> span(Window(2, 9))
+    'epochs 2 to 9'
+    """
+    return f"{window.unit}s {window.begin} to {window.end}"
+
+
 def _check_rates(document: Document, policies: Sequence[Policy], faults: list[Fault]) -> None:
-    """Two policies must not set the learning rate at the same time."""
+    """Two policies must not set the learning rate at the same time; whether an epoch and a step are the same time, only a run tells."""
     rates = [policy for policy in policies if policy.kind == "lr_scheduler"]
     for index, later in enumerate(rates):
-        for earlier in rates[:index]:
-            if later.window.overlaps(earlier.window):
-                one, other = (f"{policy.window.unit}s {policy.window.begin} to {policy.window.end}" for policy in (later, earlier))
-                faults.append(
-                    document.fault(
-                        f"'{later.instance}' sets the learning rate in {one}, and policies[{earlier.index}] sets it in {other}; "
-                        "let one end where the other begins",
-                        later.path,
-                    )
-                )
+        meeting = [earlier for earlier in rates[:index] if later.window.overlaps(earlier.window)]
+        faults += [document.fault(both_set_the_rate(later, earlier), later.path) for earlier in meeting]
+
+
+def both_set_the_rate(later: Policy, earlier: Policy) -> str:
+    """What to say of two policies that set the learning rate at the same time."""
+    one, other = span(later.window), span(earlier.window)
+    return (
+        f"'{later.instance}' sets the learning rate in {one}, and policies[{earlier.index}] sets it in {other}; "
+        "let one end where the other begins"
+    )
 
 
 @dataclass(frozen=True)

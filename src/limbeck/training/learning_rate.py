@@ -24,6 +24,12 @@ NEEDS_CODE = {
 }
 """torch's schedulers that a file cannot describe, and what they need."""
 
+BY_EPOCH = {"ReduceLROnPlateau": "what is measured at the end of an epoch"}
+"""Classes that no window by step can drive, and why."""
+
+BY_STEP = frozenset({"CyclicLR", "OneCycleLR"})
+"""Classes that are made to move in every step."""
+
 MINIMUM, MAXIMUM = ("min", "loss"), ("max", "accuracy", "top1")
 
 
@@ -97,7 +103,8 @@ class LearningRate(Action):
             self._open(state)
 
     def on_minibatch_begin(self, state: State, moment: Moment) -> None:
-        """Build the scheduler when a window by step opens."""
+        """Build the scheduler when a window by step opens; raises ``ScheduleError`` where another one drives the same step."""
+        self._claim(state)
         if moment.unit == "step":
             self._open(state)
 
@@ -130,6 +137,16 @@ class LearningRate(Action):
             group.update(before)  # building a torch scheduler overwrites what the optimizer may have loaded
         if state.clock.step:
             setattr(state.optimizer, "_opt_called", True)  # noqa: B010  # the steps were taken in the run that is resumed: torch need not warn
+
+    def _claim(self, state: State) -> None:
+        clock, other = state.rate_set or (None, self)
+        if clock == state.clock and other is not self:
+            first = getattr(other, "name", type(other).__name__)
+            raise ScheduleError(
+                f"{first} and {self.name} both set the learning rate in epoch {state.clock.epoch}, step {state.clock.step}; "
+                "let the window of one end where the other's begins"
+            )
+        state.rate_set = state.clock, self
 
     def _open(self, state: State) -> None:
         if self.scheduler is None:

@@ -11,7 +11,7 @@ from typing import Any, Literal
 from torch.optim import Optimizer
 
 from limbeck.config.components import SECTIONS, Builder, Section
-from limbeck.config.lint import idle_patterns, place, pruners_that_meet, rate_in_wrong_unit, vectors_by_pattern
+from limbeck.config.lint import idle_patterns, place, pruners_that_meet, rate_in_wrong_unit, vectors_by_pattern, winning
 from limbeck.config.load import Document
 from limbeck.config.policies import Policy, check_policies
 from limbeck.config.report import Fault, Path, Report
@@ -88,7 +88,8 @@ def _check_root(checked: Checked, tree: Mapping[str, object]) -> None:
             faults.append(document.fault(f"no section is named '{key}'{remedy}", at=(key,)))
     version = tree.get("version", VERSION)
     if isinstance(version, bool) or version != VERSION:
-        faults.append(document.fault(f"version {show(version)} is unknown; this program reads version {VERSION}", ("version",)))
+        what = "is empty" if version is None else f"version {show(version)} is unknown"
+        faults.append(document.fault(f"{what}; this program reads version {VERSION}", ("version",)))
     if not tree.get("policies"):
         faults.append(document.fault("no policies: nothing would be applied; list under 'policies' what is applied when", at=("policies",)))
 
@@ -158,7 +159,8 @@ class _Instances:
         """One instance, made as far as it has no faults."""
         empty = Entry(self.section, name)
         if not isinstance(body, Mapping):
-            self.fault(f"must be a mapping with 'class' and its arguments, not {show(body)}", path)
+            what = f"must be a mapping with 'class' and its arguments, not {show(body)}"
+            self.fault(f"is empty; it needs 'class' and that class's arguments; {self.choices()}" if body is None else what, path)
             return empty
         class_name = body.get("class")
         if not isinstance(class_name, str):
@@ -245,9 +247,10 @@ class _Instances:
 
     def warn_of_patterns(self, targets: Mapping[str, Any], arguments: object, path: Path, parameters: Mapping[str, Named]) -> None:
         """Patterns that do nothing, and those by which a pruner gets hold of more than is probably meant."""
-        doubts = list(idle_patterns(targets, parameters))
+        winners = winning(targets, parameters)
+        doubts = list(idle_patterns(targets, winners, parameters))
         if self.section.kind == "pruner":
-            doubts += vectors_by_pattern(targets, parameters)
+            doubts += vectors_by_pattern(targets, winners, parameters)
         for target, message in doubts:
             where = place(target, arguments, path) or path
             self.checked.report.warnings.append(self.checked.document.fault(f"'{target}' {message}", where))

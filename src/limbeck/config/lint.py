@@ -32,8 +32,10 @@ def pruners_that_meet(
 ) -> Iterator[Fault]:
     """Policies whose windows overlap and whose pruners renew one tensor."""
     renewals: dict[tuple[str, str], list[Policy]] = {}
-    for policy, targets in pruners:
-        for name in resolve(targets, parameters):
+    unresolved = {policy.instance: targets for policy, targets in pruners} if len(pruners) > 1 else {}
+    resolved = {instance: resolve(targets, parameters) for instance, targets in unresolved.items()}
+    for policy, _ in pruners if resolved else []:
+        for name in resolved[policy.instance]:
             renewals.setdefault((policy.window.unit, name), []).append(policy)
     shared: dict[tuple[int, int], list[str]] = {}
     for (_, name), policies in renewals.items():
@@ -51,9 +53,8 @@ def pruners_that_meet(
         )
 
 
-def idle_patterns(targets: Mapping[str, Any], parameters: Mapping[str, Named]) -> Iterator[tuple[str, str]]:
+def idle_patterns(targets: Mapping[str, Any], winners: Mapping[str, str], parameters: Mapping[str, Named]) -> Iterator[tuple[str, str]]:
     """Patterns that other targets leave no parameter, and so another value than theirs."""
-    winners = _winners(targets, parameters)
     for target, value in targets.items():
         if winners and target not in winners.values():
             names = resolve({target: value}, parameters)
@@ -62,10 +63,12 @@ def idle_patterns(targets: Mapping[str, Any], parameters: Mapping[str, Named]) -
                 yield target, f"has no effect: all that it matches is taken by {others}; among patterns the first wins, so put it first"
 
 
-def vectors_by_pattern(targets: Mapping[str, Any], parameters: Mapping[str, Named]) -> Iterator[tuple[str, str]]:
+def vectors_by_pattern(
+    targets: Mapping[str, Any], winners: Mapping[str, str], parameters: Mapping[str, Named]
+) -> Iterator[tuple[str, str]]:
     """Patterns by which a pruner gets hold of biases and gains, which hold few weights and matter much."""
     found: dict[str, list[str]] = {}
-    for name, target in _winners(targets, parameters).items():
+    for name, target in winners.items():
         named = parameters[name]
         if named.parameter.dim() < 2 and targets[target] != 0 and canonical(target) not in (name, *named.aliases):
             found.setdefault(target, []).append(name)
@@ -89,7 +92,7 @@ def place(target: str, tree: object, path: Path) -> Path | None:
     return next((where for where in found if where is not None), None)
 
 
-def _winners(targets: Mapping[str, Any], parameters: Mapping[str, Named]) -> dict[str, str]:
+def winning(targets: Mapping[str, Any], parameters: Mapping[str, Named]) -> dict[str, str]:
     """Which target each parameter gets its value from; nothing where two names of one parameter stand side by side."""
     try:
         return resolve({target: target for target in targets}, parameters)

@@ -37,6 +37,16 @@ def test_quoted_scalars_are_text() -> None:
     assert load("a: '1e-6'\nb: \"true\"\n").tree == {"a": "1e-6", "b": "true"}
 
 
+def test_a_tag_decides_what_a_scalar_is() -> None:
+    tree = load("a: !!str 5\nb: !!float 5\nc: !!int '5'\nd: !!null ''\ne: !!bool true\nf: !!str\nh: !!seq [!!str 1, 1]\n").tree
+    assert tree == {"a": "5", "b": 5.0, "c": 5, "d": None, "e": True, "f": "", "h": ["1", 1]}
+    assert messages("a: !!int x\nb: !!bool 1\nc: !!map 5") == [
+        "line 1, a: 'x' is not what its tag '!!int' says; leave the tag out",
+        "line 2, b: '1' is not what its tag '!!bool' says; leave the tag out",
+        "line 3, c: '5' is not what its tag '!!map' says; leave the tag out",
+    ]
+
+
 def test_yaml_1_1_would_have_read_a_word() -> None:
     assert yaml.safe_load("wd: 1e-6") == {"wd": "1e-6"}
     assert load("wd: 1e-6\n").tree == {"wd": 1e-6}

@@ -11,6 +11,7 @@ import pathlib
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 import yaml
 
@@ -21,7 +22,13 @@ Source = str | os.PathLike[str] | Mapping[str, object]
 
 MAX_NODES = 100_000
 CORE = "tag:yaml.org,2002:"
-TAGS = frozenset(CORE + kind for kind in ("str", "int", "float", "bool", "null", "seq", "map"))
+PLAIN = "plain"
+"""The tag of a scalar without quotes and without a tag of its own."""
+
+KINDS: dict[str, tuple[type, ...]] = {"str": (str,), "int": (int,), "float": (float, int), "bool": (bool,), "null": (type(None),)}
+"""What a scalar with the tag ``!!int`` and so on may hold."""
+
+TAGS = frozenset((PLAIN, *(CORE + kind for kind in (*KINDS, "seq", "map"))))
 CONSTANTS: dict[str, object] = {
     **dict.fromkeys(("", "~", "null", "Null", "NULL"), None),
     **dict.fromkeys(("true", "True", "TRUE"), True),
@@ -113,11 +120,22 @@ def parse(text: str, source: str) -> Document:
 
 def _compose(text: str) -> yaml.Node | None:
     """The document's nodes: from libyaml, ten times faster, where PyYAML was built with it; a fault is told in PyYAML's own words."""
-    fast = getattr(yaml, "CBaseLoader", yaml.BaseLoader)
     try:
-        return yaml.compose(text, fast)
+        return yaml.compose(text, _FAST)
     except yaml.YAMLError:
-        return yaml.compose(text, yaml.BaseLoader)
+        return yaml.compose(text, _PLAIN_SPOKEN)
+
+
+def _marking(loader: type[Any]) -> type[Any]:
+    """A loader that tells ``5`` from ``!!str 5``."""
+
+    def resolve(self: Any, kind: type[yaml.Node], value: Any, implicit: Any) -> Any:
+        return PLAIN if kind is yaml.ScalarNode and implicit[0] else loader.resolve(self, kind, value, implicit)
+
+    return type(loader.__name__, (loader,), {"resolve": resolve})
+
+
+_FAST, _PLAIN_SPOKEN = _marking(getattr(yaml, "CBaseLoader", yaml.BaseLoader)), _marking(yaml.BaseLoader)
 
 
 class _Reader:
@@ -162,7 +180,19 @@ class _Reader:
             return [self.value(item, (*path, index)) for index, item in enumerate(node.value)]
         if isinstance(node, yaml.MappingNode):
             return self.mapping(node, path)
-        return scalar(node.value) if isinstance(node, yaml.ScalarNode) and not node.style else node.value
+        if node.tag == PLAIN:
+            return scalar(node.value)
+        return self.tagged(node.value, node.tag.removeprefix(CORE), path, node.start_mark.line + 1)
+
+    def tagged(self, text: str, tag: str, path: Path, line: int) -> object:
+        """A scalar in quotes, or with a tag."""
+        if tag == "str":
+            return text
+        value = scalar(text)
+        if type(value) not in KINDS.get(tag, ()):
+            self.refuse(f"'{text}' is not what its tag '!!{tag}' says; leave the tag out", path, line)
+            return None
+        return float(value) if tag == "float" and isinstance(value, int) else value
 
     def mapping(self, node: yaml.MappingNode, path: Path) -> dict[str, object]:
         """A dict with text keys; ``<<`` merges what it names under the keys that are given here."""

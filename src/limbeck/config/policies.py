@@ -84,7 +84,8 @@ class _Check:
     def policy(self, index: int, body: object) -> Policy | None:
         """The policy, or None after a fault."""
         if not isinstance(body, Mapping):
-            self.fault(f"must be a mapping, not {show(body)}")
+            what = f"must be a mapping, not {show(body)}"
+            self.fault("is empty; give it an instance and a window, or take its '-' out" if body is None else what)
             return None
         before = len(self.faults)
         meant = self.strangers("a policy", body, KEYS)
@@ -112,7 +113,8 @@ class _Check:
     def use(self, kind: str, tree: object) -> tuple[str, Mapping[str, Any]] | None:
         """The instance and the arguments that ``kind: {instance_name, args}`` names, or None after a fault."""
         if not isinstance(tree, Mapping):
-            self.fault(f"must be a mapping with 'instance_name', not {show(tree)}", (kind,))
+            what = f"must be a mapping with 'instance_name', not {show(tree)}"
+            self.fault("is empty; it needs 'instance_name'" if tree is None else what, (kind,))
             return None
         meant = self.strangers(f"the policy's {kind}", tree, ("instance_name", "args"), (kind,))
         name, arguments = tree.get("instance_name"), tree.get("args")

@@ -18,6 +18,7 @@ from limbeck.config.report import Path
 from limbeck.errors import did_you_mean
 from limbeck.fields import Levels, Names, Thresholds
 
+EMPTY = "is empty; name at least one parameter, as in 'fc.weight' or '*.weight'"
 CONTAINERS = ("Callable", "Iterable", "Mapping", "Sequence")
 
 
@@ -82,7 +83,8 @@ class Signature:
             elif fault["type"] == "extra_forbidden":
                 problems.append(self._stranger(str(fault["loc"][0]), [name for name in names if name not in arguments]))
             else:
-                messages.setdefault(_existing(fault["loc"], arguments), []).append(_say(fault["msg"], fault["input"]))
+                text = EMPTY if fault["type"] == "too_short" and fault["loc"][0] in self.names else _say(fault["msg"], fault["input"])
+                messages.setdefault(_existing(fault["loc"], arguments), []).append(text)
         suggested = [name for name in missing if any(f"did you mean '{name}'" in problem.message for problem in problems)]
         problems += [Problem(f"{self.title} needs '{name}'") for name in missing if name not in suggested]
         return problems + [Problem(_either(found), path, path) for path, found in messages.items()]

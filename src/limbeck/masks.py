@@ -60,10 +60,6 @@ class Masks:
             raise MaskError(f"the mask of '{name}' must be bool of shape {tuple(parameter.shape)}, not {keep.dtype} of {tuple(keep.shape)}")
         self._masks[name] = keep.to(parameter.device)
 
-    def drop(self, name: str) -> None:
-        """Forget a parameter's mask; its weights stay as they are."""
-        self._masks.pop(name, None)
-
     @torch.no_grad()
     def apply(self, names: Iterable[str] | None = None) -> None:
         """Zero what is not kept, in place: of the named parameters, or of all that have a mask."""

@@ -18,7 +18,6 @@ import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +27,7 @@ from safetensors.torch import load as load_tensors
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from limbeck._version import installed_version
 from limbeck.apps._replace import replacing, standing
 from limbeck.apps._tree import Tree, decode, encode
 from limbeck.errors import CheckpointError, did_you_mean
@@ -62,7 +62,6 @@ class Checkpoint:
     aliases: dict[str, str]
     state: Tree
     schedule: str | None
-    versions: dict[str, str]
 
     def restore_model(self, model: nn.Module) -> None:
         """Copy the tensors into a model that has the same names, shapes, dtypes and ties; wrapper names may differ.
@@ -102,7 +101,7 @@ def save_checkpoint(directory: str | Path, model: nn.Module, state: Tree, schedu
             index = {
                 "format": FORMAT,
                 "version": VERSION,
-                "versions": {"limbeck": _installed("limbeck"), "torch": str(torch.__version__)},
+                "versions": {"limbeck": installed_version(), "torch": str(torch.__version__)},
                 "files": {path.name: _fingerprint(path.read_bytes()) for path in sorted(folder.iterdir())},
                 "aliases": {name: owner for name, owner in first.items() if name != owner},
                 "packed": {name: packed for name, (_, packed) in files.items()},
@@ -213,7 +212,7 @@ def _read(folder: Path) -> Checkpoint:
         contents = {name: _read_file(folder / name, expected) for name, expected in index["files"].items()}
         model, tensors = (_unpacked(load_tensors(contents[name]), index["packed"][name]) for name in (MODEL, STATE))
         schedule = contents[SCHEDULE].decode() if SCHEDULE in contents else None
-        return Checkpoint(folder, model, index["aliases"], decode(index["state"], tensors), schedule, index["versions"])
+        return Checkpoint(folder, model, index["aliases"], decode(index["state"], tensors), schedule)
     except (LookupError, TypeError, ValueError, AttributeError, RuntimeError, RecursionError, SafetensorError) as error:
         raise CheckpointError(f"{folder} is damaged ({type(error).__name__}: {error}); {REMEDY}") from error
 
@@ -291,10 +290,3 @@ def _digest(index: Mapping[str, Any]) -> str:
 
 def _fingerprint(content: bytes) -> dict[str, Any]:
     return {"bytes": len(content), "sha256": hashlib.sha256(content).hexdigest()}
-
-
-def _installed(distribution: str) -> str:
-    try:
-        return version(distribution)
-    except PackageNotFoundError:
-        return "from source"

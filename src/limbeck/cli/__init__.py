@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import sys
-from importlib.metadata import version
 from typing import Annotated
 
 import typer
 
+from limbeck._version import installed_version
 from limbeck.cli import check, lm, plan, schema
 from limbeck.errors import LimbeckError
 
@@ -28,7 +28,7 @@ app.add_typer(lm.app, name="lm")
 
 def _print_version(wanted: bool) -> None:
     if wanted:
-        typer.echo(f"limbeck {version('limbeck')}")
+        typer.echo(f"limbeck {installed_version()}")
         raise typer.Exit
 
 

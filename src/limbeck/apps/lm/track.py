@@ -7,13 +7,13 @@ import platform
 import time
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from limbeck._version import installed_version
 from limbeck.apps.lm.session import Best, Session
 from limbeck.apps.log import RunLog, sparsity_rows
 from limbeck.apps.loop import Interrupt, device_name, write_json
@@ -133,7 +133,7 @@ class Tracker:
             "schedule": options.compress,
             "data": options.data,
             "device": device_name(session.device),
-            "versions": {"limbeck": version("limbeck"), "torch": torch.__version__, "python": platform.python_version()},
+            "versions": {"limbeck": installed_version(), "torch": torch.__version__, "python": platform.python_version()},
             "date": datetime.now(UTC).isoformat(timespec="seconds"),
         }
         write_json(self.folder / "run.json", known)

@@ -126,7 +126,10 @@ def test_a_diverged_run_and_one_without_logs_can_be_compared(runs: list[Path], t
     bare = write_run(tmp_path / "bare", ("LSTM 300", 9, 0, 9.0, 9.0))
     (bare / "metrics.csv").unlink()
     compared = compare([wild, bare, runs[0]], tmp_path / "out")
-    assert "inf" in (tmp_path / "out" / "table.md").read_text()
+    assert "Diverged, without a finite perplexity: wild." in (tmp_path / "out" / "table.md").read_text()
+    assert [row.test_perplexity for row in compared.table.rows] == [None, 96.29, 9.0]
+    result = CliRunner().invoke(application(), [str(wild), "--json", "--out", str(tmp_path / "json")])
+    assert json.loads(result.output)["rows"][0]["test_perplexity"] is None
     assert compared.runs[0].folder == wild
 
 

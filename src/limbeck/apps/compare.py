@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from limbeck.apps.figures import Curve, Point, epoch_figure, save, size_figure
 from limbeck.errors import DataError, require
@@ -21,7 +21,7 @@ REMEDY = "give a folder that 'limbeck lm train --save DIR' wrote"
 
 
 class Record(BaseModel):
-    """What ``run.json`` must hold for a comparison; it may hold more."""
+    """What ``run.json`` must hold for a comparison; it may hold more. A perplexity is None until it is measured, and where a run diverged."""
 
     model_config = ConfigDict(frozen=True)
 
@@ -32,6 +32,11 @@ class Record(BaseModel):
     finished: bool
     validation_perplexity: float | None = None
     test_perplexity: float | None = None
+
+    @field_validator("validation_perplexity", "test_perplexity")
+    @classmethod
+    def _finite(cls, perplexity: float | None) -> float | None:
+        return perplexity if perplexity is not None and math.isfinite(perplexity) else None
 
 
 @dataclass(frozen=True)
@@ -64,7 +69,7 @@ class Run:
 
 @dataclass(frozen=True)
 class ComparisonRow:
-    """A row of Table 1; the perplexities are None until the run has them."""
+    """A row of Table 1; the perplexities are None until the run has them, and where it diverged."""
 
     type: str
     sparsity: float
@@ -155,7 +160,10 @@ def table_of(runs: Sequence[Run]) -> Table:
     """Table 1: a row a run; one that has not finished says so, and a note says what that means."""
     rows = tuple(_row(run) for run in runs)
     unfinished = [run.folder.name for run in runs if not run.record.finished]
-    notes = (f"Unfinished, with the figures so far: {', '.join(unfinished)}.",) if unfinished else ()
+    notes: tuple[str, ...] = (f"Unfinished, with the figures so far: {', '.join(unfinished)}.",) if unfinished else ()
+    diverged = [run.folder.name for run in runs if run.record.finished and run.record.test_perplexity is None]
+    if diverged:
+        notes += (f"Diverged, without a finite perplexity: {', '.join(diverged)}.",)
     return Table("Perplexity and size (NNZ: non-zero weights, tied ones counted once)", COLUMNS, rows, notes=notes)
 
 
@@ -202,8 +210,8 @@ def _labels(runs: Sequence[Run]) -> list[str]:
 
 
 def _points(runs: Sequence[Run]) -> tuple[list[Point], str]:
-    """A point a run, and what it shows: the test perplexity if every run has one, else the validation perplexity of those that have that."""
-    tested = all(run.record.test_perplexity is not None for run in runs)
+    """A point a run, and what it shows: the test perplexity if every run was tested, else the validation perplexity; none for a diverged run."""
+    tested = all(run.record.test_perplexity is not None or run.record.finished for run in runs)
     points = []
     for run in runs:
         perplexity = run.record.test_perplexity if tested else run.record.validation_perplexity

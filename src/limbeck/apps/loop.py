@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import platform
 import signal
@@ -57,14 +58,27 @@ def new_run_folder(path: Path) -> Path:
 
 
 def write_json(path: Path, value: Mapping[str, Any]) -> None:
-    """Write JSON whole or not at all."""
+    """Write JSON whole or not at all; see ``finite``."""
     temporary = path.with_name(f".{path.name}.tmp")
     with temporary.open("w", encoding="utf-8") as file:
-        json.dump(value, file, indent=2)
+        json.dump(finite(value), file, indent=2, allow_nan=False)
         file.write("\n")
         file.flush()
         os.fsync(file.fileno())
     temporary.replace(path)
+
+
+def finite(tree: Any) -> Any:
+    """A tree for JSON, which has no NaN and no infinity: None stands for them.
+
+    >>> finite({"perplexity": float("inf"), "epochs": [1, 2.5, float("nan")]})
+    {'perplexity': None, 'epochs': [1, 2.5, None]}
+    """
+    if isinstance(tree, Mapping):
+        return {key: finite(value) for key, value in tree.items()}
+    if isinstance(tree, list | tuple):
+        return [finite(value) for value in tree]
+    return None if isinstance(tree, float) and not math.isfinite(tree) else tree
 
 
 def choose_device(cuda: bool, device: str | None) -> tuple[torch.device, str | None]:

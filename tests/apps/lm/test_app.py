@@ -228,3 +228,4 @@ def test_a_diverged_model_is_evaluated(tmp_path: Path, trained: Path) -> None:
     result = invoke(f"lm evaluate {tmp_path}/wild")
     assert result.exit_code == 0, result.output
     assert "perplexity inf" in result.output
+    assert json.loads(invoke(f"lm evaluate {tmp_path}/wild --json").output)["perplexity"] is None

@@ -31,7 +31,7 @@ from limbeck.apps.lm.session import (
 from limbeck.apps.lm.track import perplexity
 from limbeck.apps.lm.train import evaluate, train
 from limbeck.apps.log import RunLog
-from limbeck.apps.loop import has_bfloat16, new_run_folder
+from limbeck.apps.loop import finite, has_bfloat16, new_run_folder
 from limbeck.apps.progress import Progress
 from limbeck.config import Plan, plan
 from limbeck.errors import CheckpointError, DataError, did_you_mean
@@ -158,7 +158,7 @@ def run_evaluation(path: Path, data: str | None, split: str, cuda: bool, device:
     }  # fmt: skip
     console = Console()
     if as_json:
-        console.print_json(data=result)
+        console.print_json(data=finite(result))
         return
     console.print(
         f"{path}, {split}: perplexity {perplexity(loss):.2f}, loss {loss:.4f}; {nonzeros:,} of {total:,} weights ({result['sparsity']:.2%} sparse)",

@@ -24,10 +24,10 @@ from limbeck.stats import nonzero_groups, weights
 def perplexity(loss: float) -> float:
     """``exp(loss)``; infinite where that overflows.
 
-    >>> perplexity(0.0), perplexity(1000.0)
-    (1.0, inf)
+    >>> perplexity(0.0), perplexity(1000.0), perplexity(math.nan)
+    (1.0, inf, nan)
     """
-    return math.exp(loss) if loss < 700 else math.inf
+    return math.inf if loss >= 700 else math.exp(loss)
 
 
 @dataclass

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from fnmatch import fnmatchcase
+from fnmatch import translate
 from typing import TypeVar
 
 from torch import nn
@@ -68,10 +68,14 @@ def matches(target: str, name: str) -> bool:
 
     Raises ``TargetError`` for a regular expression that does not compile.
     """
+    return _compiled(target).fullmatch(name) is not None
+
+
+def _compiled(target: str) -> re.Pattern[str]:
     if not target.startswith(REGEX):
-        return fnmatchcase(name, canonical(target))
+        return re.compile(translate(canonical(target)))
     try:
-        return re.fullmatch(target.removeprefix(REGEX), name) is not None
+        return re.compile(target.removeprefix(REGEX))
     except re.error as error:
         raise TargetError(f"'{target}' is not a regular expression: {error}") from error
 
@@ -99,7 +103,8 @@ def resolve(targets: Mapping[str, T], parameters: Mapping[str, Named]) -> dict[s
                     f"'{target}' is another name of '{owner}', which is given {exact[owner]} already, not {value}; name it once"
                 )
             continue
-        found = [owner for name, owner in owners.items() if matches(target, name)]
+        pattern = _compiled(target)
+        found = [owner for name, owner in owners.items() if pattern.fullmatch(name)]
         if not found:
             raise TargetError(unmatched(target, owners))
         for owner in found:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shlex
 import sys
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Annotated
 
@@ -11,6 +12,7 @@ import typer
 
 from limbeck.cli.lm_compare import compare
 from limbeck.cli.plan import show_plan
+from limbeck.errors import did_you_mean
 
 Choice = typer.Option
 app = typer.Typer(
@@ -19,8 +21,33 @@ app = typer.Typer(
     no_args_is_help=True,
 )
 
+
+def _summary(name: str | None) -> str | None:
+    from limbeck.summaries import SUMMARIES
+
+    return name if name is None else _one_of(SUMMARIES, "summary", name)
+
+
+def _cell(name: str) -> str:
+    from limbeck.apps.lm.model import CELLS
+
+    return _one_of(CELLS, "recurrent cell", name)
+
+
+def _split(name: str) -> str:
+    return _one_of(("valid", "test"), "split", name)
+
+
+def _one_of(choices: Iterable[str], kind: str, name: str) -> str:
+    """The name, if it is one of the choices; else wrong usage, status 2."""
+    if name not in choices:
+        raise typer.BadParameter(f"no {kind} named '{name}'{did_you_mean(name, choices)}; choose one of {', '.join(choices)}")
+    return name
+
+
 Summary = Annotated[
-    str | None, Choice("--summary", metavar="sparsity|model|modules|percentile", help="Print a summary of the model and exit.")
+    str | None,
+    Choice("--summary", callback=_summary, metavar="sparsity|model|modules|percentile", help="Print a summary of the model and exit."),
 ]
 
 
@@ -30,7 +57,7 @@ def train(
     data: Annotated[
         str, Choice(help="A folder with train.txt, valid.txt, test.txt; 'wikitext-2'; or 'docs', the embedded corpus.")
     ] = "docs",
-    model: Annotated[str, Choice(metavar="LSTM|GRU|RNN_TANH|RNN_RELU", help="Type of recurrent net.")] = "LSTM",
+    model: Annotated[str, Choice(metavar="LSTM|GRU|RNN_TANH|RNN_RELU", callback=_cell, help="Type of recurrent net.")] = "LSTM",
     emsize: Annotated[int, Choice(min=1, help="Size of word embeddings.")] = 200,
     nhid: Annotated[int, Choice(min=1, help="Hidden units a layer.")] = 200,
     nlayers: Annotated[int, Choice(min=1, help="Number of layers.")] = 2,
@@ -62,9 +89,11 @@ def train(
     resume: Annotated[Path | None, Choice(help="Go on with a run folder or checkpoint; options not given are those of the run.")] = None,
     summary: Summary = None,
     plan: Annotated[bool, Choice("--plan", help="Print what the schedule will do in this very run, and exit.")] = False,
-    as_json: Annotated[bool, Choice("--json", help="Print --summary or --plan as JSON.")] = False,
+    as_json: Annotated[bool, Choice("--json", help="Print --summary, --plan or the run's record as JSON.")] = False,
 ) -> None:
     """Train an RNN language model, pruned on a schedule if --compress names one; keep the best by validation and test it."""
+    if plan and compress is None and resume is None:
+        raise typer.BadParameter("--plan shows what a schedule will do: name one with --compress FILE", param_hint="--plan")
     from limbeck.apps.lm import app as lm
     from limbeck.apps.lm.options import TrainOptions
 
@@ -80,16 +109,16 @@ def train(
     if summary is not None:
         lm.summarise(options, summary, resume, as_json)
     elif plan:
-        show_plan(lm.plan_of_run(options), as_json)
+        show_plan(lm.plan_of_run(options, given, resume), as_json)
     else:
-        lm.run_training(options, given, resume)
+        lm.run_training(options, given, resume, as_json)
 
 
 @app.command(epilog="Example: limbeck lm evaluate runs/small")
 def evaluate(
     checkpoint: Annotated[Path, typer.Argument(help="A run folder (its best model) or a checkpoint.")],
     data: Annotated[str | None, Choice(help="Corpus; default: the one that the run was trained on.")] = None,
-    split: Annotated[str, Choice(metavar="valid|test", help="Which part of the corpus.")] = "test",
+    split: Annotated[str, Choice(metavar="valid|test", callback=_split, help="Which part of the corpus.")] = "test",
     cuda: Annotated[bool, Choice("--cuda", help="Use CUDA.")] = False,
     device: Annotated[str | None, Choice(help="A torch device; overrides --cuda.")] = None,
     as_json: Annotated[bool, Choice("--json", help="Print JSON.")] = False,
@@ -110,13 +139,14 @@ def generate(
     words: Annotated[int, Choice(min=1, help="Number of words to generate.")] = 1000,
     seed: Annotated[int, Choice(help="Random seed.")] = 1111,
     cuda: Annotated[bool, Choice("--cuda", help="Use CUDA.")] = False,
+    device: Annotated[str | None, Choice(help="A torch device; overrides --cuda.")] = None,
     temperature: Annotated[float, Choice(min=1e-3, help="Temperature: higher is more diverse.")] = 1.0,
     log_interval: Annotated[int, Choice("--log-interval", min=1, help="Words between report lines.")] = 100,
 ) -> None:
     """Generate text from a trained model."""
     from limbeck.apps.lm.app import run_generation
 
-    run_generation(checkpoint, outf, words, seed, cuda, temperature, log_interval)
+    run_generation(checkpoint, outf, words, seed, cuda, device, temperature, log_interval)
 
 
 app.command(epilog="Example: limbeck lm compare runs/dense runs/pruned --out comparison")(compare)

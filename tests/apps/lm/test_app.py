@@ -53,7 +53,7 @@ DOCUMENTED: list[tuple[str, dict[str, Any]]] = [
 @pytest.mark.parametrize(("line", "meaning"), DOCUMENTED)
 def test_documented_command_lines_run_verbatim(monkeypatch: pytest.MonkeyPatch, line: str, meaning: dict[str, Any]) -> None:
     seen: list[TrainOptions] = []
-    monkeypatch.setattr(lm, "run_training", lambda options, given, resume: seen.append(options))
+    monkeypatch.setattr(lm, "run_training", lambda options, given, resume, as_json: seen.append(options))
     result = invoke(f"lm train {line}")
     assert result.exit_code == 0, result.output
     assert {key: getattr(seen[0], key) for key in meaning} == meaning
@@ -137,10 +137,7 @@ def test_no_run_is_overwritten(tmp_path: Path, corpus: Path) -> None:
 
 def test_clear_errors(tmp_path: Path, corpus: Path) -> None:
     for line, message in {
-        f"lm train {SMALL} --data {corpus} --summary sparsty": "no summary named 'sparsty'; did you mean 'sparsity'?",
         f"lm train --data {corpus} --tied --nhid 16 --save {tmp_path}/a": "tied weights need emsize equal to nhid, not 200 and 16",
-        f"lm train --data {corpus} --model LTSM --save {tmp_path}/b": "no recurrent cell named 'LTSM'",
-        f"lm train {SMALL} --data {corpus} --plan": "--plan shows what a schedule will do: name one with --compress FILE",
         f"lm train {SMALL} --data {corpus} --device gpu --save {tmp_path}/c": "--device gpu cannot be used here: ",
         f"lm train {SMALL} --data {corpus} --device cuda:99 --save {tmp_path}/d": "--device cuda:99 cannot be used here: ",
         f"lm evaluate {tmp_path}/none": "none",
@@ -151,6 +148,21 @@ def test_clear_errors(tmp_path: Path, corpus: Path) -> None:
         assert isinstance(result.exception, LimbeckError), line  # which the program prints; anything else would be a traceback
         assert message in str(result.exception), line
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ("lm train --summary sparsty", "no summary named 'sparsty'; did you mean 'sparsity'?"),
+        ("lm train --model LTSM", "no recurrent cell named 'LTSM'; did you mean 'LSTM'?"),
+        ("lm train --plan", "--plan shows what a schedule will do: name one with --compress FILE"),
+        ("lm evaluate none --split x", "no split named 'x'; choose one of valid, test"),
+    ],
+)
+def test_a_wrong_value_is_wrong_usage(line: str, message: str) -> None:
+    result = CliRunner().invoke(app, shlex.split(line), env={"COLUMNS": "200"})
+    assert result.exit_code == 2
+    assert message in result.stderr
 
 
 def test_autocast_training_runs_and_says_where_it_cannot(tmp_path: Path, corpus: Path) -> None:
@@ -217,6 +229,36 @@ def test_what_a_checkpoint_carries_on_is_not_silently_ignored(trained: Path, opt
     result = invoke(f"lm train --resume {trained} {option}")
     assert isinstance(result.exception, CheckpointError)
     assert "the run was saved with --" in str(result.exception)
+
+
+def test_a_corpus_may_move_but_not_change(tmp_path: Path, trained: Path, corpus: Path) -> None:
+    moved, run = tmp_path / "moved", tmp_path / "run"
+    shutil.copytree(corpus, moved)
+    shutil.copytree(trained, run)
+    result = invoke(f"lm train --resume {run} --data {moved} --json")
+    assert result.exit_code == 0, result.output
+    assert json.loads(result.stdout) == json.loads((run / "run.json").read_text())
+    lines = (moved / "train.txt").read_text().splitlines()
+    (moved / "train.txt").write_text("\n".join([*lines[:-2], lines[-1], lines[-2]]))
+    assert "has another text" in str(invoke(f"lm train --resume {run} --data {moved}").exception)
+
+
+def test_the_plan_of_a_resumed_run_has_its_options_and_its_schedule(tmp_path: Path, corpus: Path, schedule: Path) -> None:
+    line = f"lm train {SMALL} --data {corpus} --compress {schedule}"
+    assert invoke(f"{line} --save {tmp_path}/run").exit_code == 0
+    assert invoke(f"lm train --resume {tmp_path}/run --plan --json").output == invoke(f"{line} --plan --json").output
+
+
+def test_a_bare_checkpoint_needs_a_folder_to_go_on_in(tmp_path: Path, trained: Path) -> None:
+    bare = tmp_path / "bare"
+    shutil.copytree(trained / "last", bare)
+    for line in (f"lm train --resume {bare}", f"lm train --resume {bare} --save {bare}"):
+        assert "name the folder of the run that goes on with --save DIR" in str(invoke(line).exception)
+    assert invoke(f"lm train --resume {bare} --save {tmp_path}/run --epochs 3").exit_code == 0
+
+
+def test_options_of_a_newer_version_are_left_out() -> None:
+    assert TrainOptions.of({"emsize": 3, "unheard_of": 1}) == TrainOptions(emsize=3)
 
 
 def test_a_diverged_model_is_evaluated(tmp_path: Path, trained: Path) -> None:

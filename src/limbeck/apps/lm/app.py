@@ -22,6 +22,7 @@ from limbeck.apps.lm.session import (
     Best,
     Session,
     build_model,
+    corpus_of_run,
     find_checkpoint,
     load_trained,
     open_checkpoint,
@@ -31,7 +32,7 @@ from limbeck.apps.lm.session import (
 from limbeck.apps.lm.track import perplexity
 from limbeck.apps.lm.train import evaluate, train
 from limbeck.apps.log import RunLog
-from limbeck.apps.loop import finite, has_bfloat16, new_run_folder
+from limbeck.apps.loop import choose_device, finite, has_bfloat16, new_run_folder
 from limbeck.apps.progress import Progress
 from limbeck.config import Plan, plan
 from limbeck.errors import CheckpointError, DataError, did_you_mean
@@ -43,8 +44,8 @@ from limbeck.summaries.render import show
 RUNS = Path("runs")
 
 
-def run_training(options: TrainOptions, given: set[str], resume_from: Path | None) -> None:
-    """Train, and print how it went."""
+def run_training(options: TrainOptions, given: set[str], resume_from: Path | None, as_json: bool = False) -> None:
+    """Train, and print how it went, or as JSON the record that ``run.json`` holds."""
     session, folder = _open(options, given, resume_from)
     options, clock = session.options, session.scheduler.clock
     resumed = clock.step if resume_from is not None else None
@@ -57,7 +58,10 @@ def run_training(options: TrainOptions, given: set[str], resume_from: Path | Non
             progress.say(note)
             log.say(note)
         record = train(session, folder, log, progress)
-    _print_record(record, folder)
+    if as_json:
+        Console().print_json(data=finite(record))
+    else:
+        _print_record(record, folder)
 
 
 def _print_record(record: Mapping[str, Any], folder: Path) -> None:
@@ -84,33 +88,36 @@ def has_tensorboard() -> bool:
 
 def _open(options: TrainOptions, given: set[str], resume_from: Path | None) -> tuple[Session, Path]:
     if resume_from is None:
-        folder = Path(options.save) if options.save else RUNS / f"lm-{datetime.now():%Y%m%d-%H%M%S}"
-        session = start(replace(options, save=str(folder)))
-        return session, new_run_folder(folder)
-    checkpoint = open_checkpoint(resume_from, "last")
-    merged = options.continued(checkpoint.state["options"], given)
-    schedule = Path(merged.compress) if "compress" in given and merged.compress else _saved_schedule(checkpoint)
-    session = resume(checkpoint, merged, schedule)
-    own = _run_folder(find_checkpoint(resume_from, "last").resolve())
+        fresh = Path(options.save) if options.save else RUNS / f"lm-{datetime.now():%Y%m%d-%H%M%S}"
+        session = start(replace(options, save=str(fresh)))
+        return session, new_run_folder(fresh)
+    checkpoint, merged, schedule = _continued(options, given, resume_from)
+    place = find_checkpoint(resume_from, "last").resolve()
+    own = place.parent if place.name in ("last", "best") else None
     folder = Path(merged.save) if "save" in given and merged.save else own
+    if folder is None or folder.resolve() == place:
+        raise CheckpointError(
+            f"{resume_from} is a checkpoint outside of a run folder; name the folder of the run that goes on with --save DIR"
+        )
+    session = resume(checkpoint, merged, schedule)
     _bring_best(session, own, folder)
     session.notes.append(f"resumed from {checkpoint.path} at epoch {session.scheduler.clock.epoch}, step {session.scheduler.clock.step}")
     return session, folder
 
 
-def _saved_schedule(checkpoint: Checkpoint) -> Path | None:
-    return None if checkpoint.schedule is None else checkpoint.path / "schedule.yaml"
+def _continued(options: TrainOptions, given: set[str], resume_from: Path) -> tuple[Checkpoint, TrainOptions, Path | None]:
+    """A checkpoint to go on from, the options then, and the schedule: the saved one unless another is given."""
+    checkpoint = open_checkpoint(resume_from, "last")
+    merged = options.continued(checkpoint.state["options"], given)
+    saved = None if checkpoint.schedule is None else checkpoint.path / "schedule.yaml"
+    return checkpoint, merged, Path(merged.compress) if "compress" in given and merged.compress else saved
 
 
-def _run_folder(checkpoint: Path) -> Path:
-    return checkpoint.parent if checkpoint.name in ("last", "best") else checkpoint
-
-
-def _bring_best(session: Session, own: Path, folder: Path) -> None:
+def _bring_best(session: Session, own: Path | None, folder: Path) -> None:
     """A resumed run takes its best checkpoint into another folder; where that was lost, the next validation finds a new one."""
     if folder.resolve() != own:
         new_run_folder(folder)
-        if is_checkpoint(own / "best"):
+        if own is not None and is_checkpoint(own / "best"):
             shutil.copytree(load_checkpoint(own / "best").path, folder / "best")
     if not is_checkpoint(folder / "best"):
         session.best = Best()
@@ -128,22 +135,26 @@ def summarise(options: TrainOptions, name: str, resume_from: Path | None, as_jso
     show(SUMMARIES[name](model), as_json)
 
 
-def plan_of_run(options: TrainOptions) -> Plan:
-    """What the schedule does in the very run that the options describe; raises ``DataError`` without a schedule."""
-    if options.compress is None:
+def plan_of_run(options: TrainOptions, given: set[str], resume_from: Path | None) -> Plan:
+    """What the schedule does in the very run that the options describe, resumed or not; raises ``DataError`` without a schedule."""
+    if resume_from is None:
+        schedule, corpus = None if options.compress is None else Path(options.compress), load_corpus(options.data)
+    else:
+        checkpoint, options, schedule = _continued(options, given, resume_from)
+        corpus = corpus_of_run(checkpoint, options.data)
+    if schedule is None:
         raise DataError("--plan shows what a schedule will do: name one with --compress FILE")
-    corpus = load_corpus(options.data)
     with torch.device("meta"):
         model = build_model(options, len(corpus.words))
     steps = len(Batches(batchify(corpus.train, options.batch_size), options.bptt))
-    return plan(Path(options.compress), model, steps_per_epoch=steps, epochs=options.epochs)
+    return plan(schedule, model, steps_per_epoch=steps, epochs=options.epochs)
 
 
 def run_evaluation(path: Path, data: str | None, split: str, cuda: bool, device: str | None, as_json: bool) -> None:
     """Print the perplexity of a trained model."""
     if split not in ("valid", "test"):
         raise DataError(f"no split named '{split}'; choose valid or test")
-    model, checkpoint, options = load_trained(path, cuda, device)
+    model, checkpoint, options = load_trained(path, _device(cuda, device))
     corpus = load_corpus(data or options.data)
     if corpus.words != checkpoint.state["vocabulary"]:
         raise CheckpointError(f"the corpus '{data or options.data}' has another vocabulary than the one that {path} was trained on")
@@ -166,10 +177,19 @@ def run_evaluation(path: Path, data: str | None, split: str, cuda: bool, device:
     )  # fmt: skip
 
 
-def run_generation(path: Path | None, out: Path, words: int, seed: int, cuda: bool, temperature: float, log_interval: int) -> None:
+def _device(cuda: bool, device: str | None) -> torch.device:
+    chosen, warning = choose_device(cuda, device)
+    if warning is not None:
+        Console(stderr=True).print(warning, highlight=False, soft_wrap=True)
+    return chosen
+
+
+def run_generation(
+    path: Path | None, out: Path, words: int, seed: int, cuda: bool, device: str | None, temperature: float, log_interval: int
+) -> None:
     """Write generated text to a file."""
     chosen = path or newest_run(RUNS)
-    model, checkpoint, _ = load_trained(chosen, cuda)
+    model, checkpoint, _ = load_trained(chosen, _device(cuda, device))
     console = Console(stderr=True)
 
     def report(done: int) -> None:

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from array import array
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
@@ -87,6 +88,14 @@ class Corpus:
     def words(self) -> list[str]:
         """The vocabulary as a list."""
         return self.vocabulary.to_list()
+
+    @cached_property
+    def checksum(self) -> str:
+        """SHA-256 of the three token streams, each with its length."""
+        digest = hashlib.sha256()
+        for tokens in (self.train, self.valid, self.test):
+            digest.update(f"{tokens.numel()} ".encode() + tokens.numpy().tobytes())
+        return digest.hexdigest()
 
 
 def load_corpus(spec: str = DOCS) -> Corpus:

@@ -10,7 +10,7 @@ from limbeck.errors import CheckpointError
 
 SIZES = {200: "Small", 650: "Medium", 1500: "Large"}
 
-FIXED = ("model", "emsize", "nhid", "nlayers", "tied", "data", "batch_size", "bptt", "lr", "momentum", "weight_decay", "decay", "seed")
+FIXED = ("model", "emsize", "nhid", "nlayers", "tied", "batch_size", "bptt", "lr", "momentum", "weight_decay", "decay", "seed")
 """What a resumed run cannot change: the shapes of its tensors, and what its optimizer, learning rate and generators carry on from the checkpoint."""
 
 
@@ -57,12 +57,21 @@ class TrainOptions:
 
         Raises ``CheckpointError`` when one of ``FIXED`` is given another value.
         """
-        known = {field.name for field in fields(self)}
-        base = replace(self, **{name: value for name, value in saved.items() if name in known and name not in given})
+        base = replace(self, **{name: value for name, value in _known(saved).items() if name not in given})
         for name in FIXED:
-            if getattr(base, name) != saved[name]:
+            if name in saved and getattr(base, name) != saved[name]:
                 option = name.replace("_", "-")
                 raise CheckpointError(
                     f"the run was saved with --{option} {saved[name]}, not {getattr(base, name)}; leave --{option} out to resume it"
                 )
         return base
+
+    @classmethod
+    def of(cls, saved: Mapping[str, Any]) -> TrainOptions:
+        """The options of a saved run; those of another version that this one does not know are left out."""
+        return cls(**_known(saved))
+
+
+def _known(saved: Mapping[str, Any]) -> dict[str, Any]:
+    names = {field.name for field in fields(TrainOptions)}
+    return {name: value for name, value in saved.items() if name in names}

@@ -62,6 +62,7 @@ class Session:
             "application": "lm",
             "options": asdict(self.options),
             "vocabulary": self.corpus.words,
+            "corpus": self.corpus.checksum,
             "scheduler": self.scheduler.state_dict(),
             "optimizer": self.optimizer.state_dict(),
             "rng": rng_state(),
@@ -91,11 +92,7 @@ def start(options: TrainOptions) -> Session:
 def resume(checkpoint: Checkpoint, options: TrainOptions, schedule: Path | None) -> Session:
     """The run of a checkpoint, exactly where it stood; raises ``CheckpointError`` where the corpus is not the one that was saved."""
     saved = checkpoint.state
-    corpus = load_corpus(options.data)
-    if corpus.words != saved["vocabulary"]:
-        raise CheckpointError(
-            f"the corpus '{options.data}' has another vocabulary than the one that the run was trained on; give the same --data"
-        )
+    corpus = corpus_of_run(checkpoint, options.data)
     session = _assemble(options, corpus, schedule)
     checkpoint.restore_model(session.model)
     session.scheduler.load_state_dict(saved["scheduler"])
@@ -105,6 +102,16 @@ def resume(checkpoint: Checkpoint, options: TrainOptions, schedule: Path | None)
     session.seconds, session.running = saved["seconds"], saved["running"]
     set_rng_state(saved["rng"])
     return session
+
+
+def corpus_of_run(checkpoint: Checkpoint, data: str) -> Corpus:
+    """The corpus ``data`` for a run that goes on, wherever it lies now; raises ``CheckpointError`` where it is not the one of the run."""
+    corpus, saved = load_corpus(data), checkpoint.state
+    if corpus.words != saved["vocabulary"]:
+        raise CheckpointError(f"the corpus '{data}' has another vocabulary than the one that the run was trained on; give the same --data")
+    if saved.get("corpus", corpus.checksum) != corpus.checksum:  # old checkpoints have none
+        raise CheckpointError(f"the corpus '{data}' has another text than the one that the run was trained on; give the same --data")
+    return corpus
 
 
 def _assemble(options: TrainOptions, corpus: Corpus, schedule: Path | None) -> Session:
@@ -130,7 +137,8 @@ def _add_learning_rate(scheduler: Scheduler, options: TrainOptions, total_steps:
     """Give the run a learning rate of its own unless the schedule brings one."""
     scheduled = [action.name for _, action in scheduler.schedule if isinstance(action, LearningRate)]
     if scheduled:
-        return [f"the schedule's learning rate ({', '.join(scheduled)}) replaces the built-in plateau decay"]
+        ignored = "" if options.decay is None else f"; --decay {options.decay} is ignored"
+        return [f"the schedule's learning rate ({', '.join(scheduled)}) replaces the built-in plateau decay{ignored}"]
     if options.decay is not None:
         scheduler.add(Window(), LearningRate("ExponentialLR", {"gamma": options.decay}))
         return [f"the learning rate is multiplied by {options.decay} after each epoch (--decay), in place of the plateau decay"]
@@ -152,11 +160,11 @@ def find_checkpoint(path: Path, prefer: str) -> Path:
     return path
 
 
-def load_trained(path: Path, cuda: bool = False, device: str | None = None) -> tuple[RNNModel, Checkpoint, TrainOptions]:
+def load_trained(path: Path, device: torch.device | None = None) -> tuple[RNNModel, Checkpoint, TrainOptions]:
     """A trained model of a run folder (its best) or of a checkpoint, in evaluation mode."""
     checkpoint = open_checkpoint(path, "best")
-    options = TrainOptions(**checkpoint.state["options"])
-    model = build_model(options, len(checkpoint.state["vocabulary"])).to(choose_device(cuda, device)[0])
+    options = TrainOptions.of(checkpoint.state["options"])
+    model = build_model(options, len(checkpoint.state["vocabulary"])).to(device or torch.device("cpu"))
     checkpoint.restore_model(model)
     return model.eval(), checkpoint, options
 

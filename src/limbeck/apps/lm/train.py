@@ -69,7 +69,7 @@ def train(session: Session, folder: Path, log: RunLog, progress: Progress) -> di
 
 
 def _test_best(session: Session, folder: Path, tracker: Tracker, finished: bool) -> dict[str, Any]:
-    """Test the best model by validation; before the first validation there is only the model as it is."""
-    if session.best.epoch >= 0:
-        load_checkpoint(folder / "best").restore_model(session.model)
+    """Test the best model by validation; before the first validation there is only the ``last``, without masks of the step that was not taken."""
+    if session.best.epoch >= 0 or tracker.stopped:
+        load_checkpoint(folder / ("best" if session.best.epoch >= 0 else "last")).restore_model(session.model)
     return tracker.finish(evaluate(session.model, session.test, session.amp), finished)

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.optim import LBFGS, SGD, Adam, AdamW, Optimizer
 
-from limbeck.errors import CheckpointError, TargetError
+from limbeck.errors import CheckpointError, ScheduleError, TargetError
 from limbeck.events import HOOKS, Action, State
 from limbeck.pruning import Prune, automated_gradual_pruner, level_pruner, sensitivity_pruner
 from limbeck.regularization import Regularize, l1_regularizer
@@ -554,3 +554,13 @@ def test_a_checkpoint_of_another_schedule_is_refused() -> None:
         CheckpointError, match=r"has the actions \['Prune', 'Prune'\], this one \['Prune'\]; resume with the schedule that was saved"
     ):
         Scheduler(model, policies()[:1]).load_state_dict(saved)
+
+
+def test_steps_outside_of_an_epoch_are_refused_rather_than_skipped() -> None:
+    scheduler = Scheduler(nn.Linear(2, 2))
+    with pytest.raises(ScheduleError, match="no epoch has begun"):
+        list(scheduler.steps([1, 2]))
+    for _ in scheduler.epochs(1):
+        assert list(scheduler.steps([1, 2])) == [1, 2]
+    with pytest.raises(ScheduleError, match="no epoch has begun"):
+        list(scheduler.steps([1, 2]))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-CHUNK = 1 << 15  # elements: stays in the cache, and is the largest size that torch runs on one thread without a barrier
+CHUNK = 1 << 18  # elements: what torch makes of the mask for the product stays in the cache, and all threads have work
 BITS = {1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
 
 

@@ -11,7 +11,7 @@ from weakref import WeakSet
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from limbeck.errors import CheckpointError
+from limbeck.errors import CheckpointError, ScheduleError
 from limbeck.events import Action, State, hook, saved_state
 from limbeck.masks import Masks
 from limbeck.names import named_parameters
@@ -187,7 +187,12 @@ class Scheduler:
         """The batches of this epoch, from where the clock stands; ``after`` runs when a step is complete: the place to save a checkpoint.
 
         A sequence that slices is entered at once; any other iterable is read up to that place.
+        Raises ``ScheduleError`` outside of an epoch.
         """
+        if not self._epoch_open:
+            raise ScheduleError(
+                "no epoch has begun: loop over scheduler.epochs(N), or call on_epoch_begin(epoch), around scheduler.steps(...)"
+            )
         epoch, start = self.clock.epoch, self.clock.minibatch
         total = len(batches) if isinstance(batches, Sized) else None
         rest: Iterable[B] = batches[start:] if isinstance(batches, Sequence) and start else islice(batches, start, None)

@@ -123,3 +123,9 @@ def test_files_that_cannot_be_read(tmp_path: Path) -> None:
     assert [str(fault) for fault in load(tmp_path / "none.yaml").faults] == ["cannot be read: No such file or directory"]
     assert [str(fault) for fault in load(tmp_path).faults] == ["cannot be read: Is a directory"]
     assert [str(fault) for fault in load(tmp_path / "latin.yaml").faults] == ["is not UTF-8 text: invalid continuation byte at byte 3"]
+
+
+def test_a_pattern_without_quotes_is_told_to_take_them() -> None:
+    (fault,) = load("version: 1\npruners:\n  a: {levels: {*.weight: 0.5}}\n").faults
+    assert str(fault).endswith("put quotes around a pattern that begins with '*'")
+    assert str(fault).startswith("line 3: not YAML: while scanning an alias")

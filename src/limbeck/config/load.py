@@ -110,6 +110,8 @@ def parse(text: str, source: str) -> Document:
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
         problem = " ".join(part for part in (error.context, error.problem) if part)
+        if "scanning an alias" in problem:
+            problem += "; put quotes around a pattern that begins with '*'"
         document.faults.append(Fault(f"not YAML: {problem}", line=None if mark is None else mark.line + 1))
     except yaml.YAMLError as error:
         document.faults.append(Fault(f"not YAML: {str(error).splitlines()[0]}"))

@@ -50,10 +50,10 @@ class MultiStepMultiGammaLR(LRScheduler):
     def get_lr(self) -> list[float]:  # type: ignore[override]  # torch's own annotation admits tensors too
         """``base * product of the gammas whose milestone has come``, for each parameter group."""
         factor = prod(self.gammas[: bisect_right(self.milestones, self.last_epoch)])
-        return [base * factor for base in self.base_lrs]  # type: ignore[misc]
+        return [base * factor for base in self.base_lrs]  # type: ignore[misc]  # as above
 
 
-def polynomial_lr(optimizer: Optimizer, T_max: int | None = None, power: float = 1.0, total_iters: int | None = None) -> LRScheduler:  # noqa: N803
+def polynomial_lr(optimizer: Optimizer, T_max: int | None = None, power: float = 1.0, total_iters: int | None = None) -> LRScheduler:  # noqa: N803  # the ancestor's name
     """``base * (1 - t / T_max) ** power``, zero from ``T_max`` on; ``T_max`` is the ancestor's name and ``total_iters`` torch's.
 
     Raises ``ValueError`` unless exactly one of the two is given.

@@ -52,7 +52,7 @@ def linear_cross_entropy(hidden: Tensor, weight: Tensor, bias: Tensor, target: T
         return F.cross_entropy(F.linear(hidden, weight, bias).float(), target)
     if not torch.is_grad_enabled():  # the function below is told what requires gradients, not whether any are wanted
         hidden, weight, bias = hidden.detach(), weight.detach(), bias.detach()
-    loss: Tensor = _LinearCrossEntropy.apply(hidden, weight, bias, target, scratch or Scratch())  # type: ignore[no-untyped-call]
+    loss: Tensor = _LinearCrossEntropy.apply(hidden, weight, bias, target, scratch or Scratch())  # type: ignore[no-untyped-call]  # torch does not annotate it
     return loss
 
 

@@ -53,7 +53,7 @@ def train(session: Session, folder: Path, log: RunLog, progress: Progress) -> di
                     loss, hidden = loss_of(words, target, hidden)
                 total = scheduler.loss(loss)
                 optimizer.zero_grad()
-                total.backward()  # type: ignore[no-untyped-call]
+                total.backward()  # type: ignore[no-untyped-call]  # torch does not annotate it
                 torch.nn.utils.clip_grad_norm_(model.parameters(), options.clip)
                 optimizer.step()
                 session.hidden = hidden = detach(hidden)

@@ -68,6 +68,46 @@ def test_one_number_a_group_is_spread_over_its_members(case: Case) -> None:
     assert torch.equal(tile.fold(spread), sums.expand(-1, math.prod(tile.block(shape))))
 
 
+@st.composite
+def padded_cases(draw: st.DrawFn) -> Case:
+    """A tile that pads, a shape that it need not tile, and an order of axes."""
+    shape = tuple(draw(st.lists(st.integers(1, 7), min_size=0, max_size=4)))
+    sizes = tuple(draw(st.integers(1, 5) | st.just(ALL)) for _ in shape)
+    named = draw(st.integers(0, len(sizes)))
+    rest = sizes[-1] if sizes else 1
+    return Tile(sizes[:named], rest, pad=True), shape, tuple(draw(st.permutations(range(len(shape)))))
+
+
+@given(padded_cases())
+@settings(deadline=None, max_examples=150)
+def test_padded_groups_are_those_of_the_tensor_set_into_a_larger_one(case: Case) -> None:
+    tile, shape, axes = case
+    tensor = strided(shape, axes)
+    whole = tuple(math.ceil(length / size) * size for length, size in zip(shape, tile.block(shape), strict=True))
+    larger = torch.full(whole, -1.0)
+    larger[tuple(slice(length) for length in shape)] = tensor
+    groups = tile.fold(tensor, fill=-1.0)
+    assert torch.equal(groups, Tile(tile.block(shape)).fold(larger))
+    assert groups.shape == (math.prod(tile.grid(shape)), math.prod(tile.block(shape)))
+    assert torch.equal(tile.unfold(groups, shape), tensor)
+    assert torch.equal(tile.unfold(groups[:, :1], shape), tile.unfold(groups[:, :1].expand_as(groups), shape))
+
+
+def test_a_tile_that_pads_is_the_same_where_sizes_divide() -> None:
+    weight = torch.arange(24.0).reshape(4, 6)
+    for sizes in ((1, 3), (2,), (ALL, 2)):
+        padded = Tile(sizes, pad=True)
+        assert torch.equal(padded.fold(weight), Tile(sizes).fold(weight))
+        assert padded.unfold(padded.fold(weight), (4, 6)).is_contiguous()
+
+
+def test_masks_are_padded_with_what_is_not_kept() -> None:
+    kept = torch.ones(2, 3, dtype=torch.bool)
+    assert Tile((1, 2), pad=True).fold(kept, fill=False).tolist() == [[True, True], [True, False]] * 2
+    scores = Tile((1, 2), pad=True).fold(torch.zeros(1, 3, dtype=torch.bfloat16), fill=-math.inf)
+    assert scores.tolist() == [[0.0, 0.0], [0.0, -math.inf]]
+
+
 def test_the_named_tiles() -> None:
     weight = torch.arange(2 * 3 * 2 * 2.0).reshape(2, 3, 2, 2)
     assert torch.equal(ELEMENT.fold(weight), weight.reshape(-1, 1))
@@ -91,8 +131,22 @@ def test_a_scalar_and_an_empty_tensor_fold() -> None:
 
 
 @pytest.mark.parametrize(
-    ("tile", "shape"), [(Tile((2,)), (3, 4)), (Tile((1, 1, 1)), (3, 4)), (Tile(rest=3), (3, 4)), (Tile((0,)), (3, 4)), (Tile((-2,)), (4,))]
+    ("tile", "shape"),
+    [
+        (Tile((2,)), (3, 4)),
+        (Tile((1, 1, 1)), (3, 4)),
+        (Tile(rest=3), (3, 4)),
+        (Tile((0,)), (3, 4)),
+        (Tile((-2,)), (4,)),
+        (Tile((1, 1, 1), pad=True), (3, 4)),
+        (Tile((0,), pad=True), (3, 4)),
+    ],
 )
 def test_a_tile_that_does_not_fit_says_so(tile: Tile, shape: tuple[int, ...]) -> None:
     with pytest.raises(ValueError, match="does not tile a tensor of shape"):
         tile.fold(torch.zeros(shape))
+
+
+def test_a_tile_says_what_it_is() -> None:
+    assert repr(Tile((1, 4))) == "Tile(sizes=(1, 4), rest=-1)"
+    assert repr(Tile((1, 4), rest=1, pad=True)) == "Tile(sizes=(1, 4), rest=1, pad=True)"

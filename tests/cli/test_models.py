@@ -45,11 +45,23 @@ def test_a_function_of_the_users_is_called_with_the_arguments(tmp_path: Path, mo
         ("lm:LSTM", ["emsize=wide"], "--model-arg emsize: 'wide' should be a valid integer, unable to parse string as an integer"),
         ("lm:LSTM", ["emsize=3", "tied=true"], "--model lm:LSTM: tied weights need emsize equal to nhid, not 3 and 200"),
         ("nowhere.at:all", [], "--model nowhere.at:all: No module named 'nowhere'"),
-        ("math:cosine", [], "--model math:cosine: module 'math' has no attribute 'cosine'"),
-        ("builtins:dict", [], "--model builtins:dict gave a dict, not a torch.nn.Module"),
+        ("shutil:copyfil", [], "--model shutil:copyfil: the module shutil has no function 'copyfil'; did you mean 'copyfile'?"),
+        ("math:pi", [], "--model math:pi: the module math has 'pi', which is no function"),
+        ("builtins:dict", [], "--model builtins:dict gave {}, not a torch.nn.Module"),
     ],
 )
 def test_what_is_wrong_is_named(spec: str, arguments: list[str], message: str) -> None:
     with pytest.raises(LimbeckError) as caught:
         resolve_model(spec, arguments)
     assert str(caught.value) == message
+
+
+def test_what_the_users_module_raises_is_told_without_a_traceback(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "broken_models.py").write_text("def net():\n    return {}['width']\n")
+    (tmp_path / "unfinished_models.py").write_text("width = 1 / 0\n")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    with pytest.raises(LimbeckError, match="--model broken_models:net: net raised KeyError: 'width'"):
+        resolve_model("broken_models:net")
+    with pytest.raises(LimbeckError, match="importing unfinished_models raised ZeroDivisionError: division by zero"):
+        resolve_model("unfinished_models:net")

@@ -46,10 +46,11 @@ def resolve_model(spec: str, arguments: Sequence[str] = ()) -> nn.Module:
     try:
         with torch.device("meta") if own else torch.device("cpu"):
             model = builder(**valid)
-    except (ValueError, TypeError) as error:
-        raise LimbeckError(f"--model {spec}: {error}") from error
+    except Exception as error:  # a function of the user's may raise anything
+        what = str(error) if own else f"{spec.partition(':')[2]} raised {type(error).__name__}: {error}"
+        raise LimbeckError(f"--model {spec}: {what}") from error
     if not isinstance(model, nn.Module):
-        raise LimbeckError(f"--model {spec} gave a {type(model).__name__}, not a torch.nn.Module")
+        raise LimbeckError(f"--model {spec} gave {model!r:.60}, not a torch.nn.Module")
     return model
 
 
@@ -84,7 +85,12 @@ def _imported(spec: str) -> Callable[..., nn.Module]:
         raise LimbeckError(f"no model is named '{spec}'{remedy}")
     search_current_folder()
     try:
-        found: Callable[..., nn.Module] = getattr(import_module(module), function)
-    except (ImportError, AttributeError) as error:
-        raise LimbeckError(f"--model {spec}: {error}") from error
+        home = import_module(module)
+    except Exception as error:  # a module of the user's may raise anything
+        what = str(error) if isinstance(error, ImportError) else f"importing {module} raised {type(error).__name__}: {error}"
+        raise LimbeckError(f"--model {spec}: {what}") from error
+    found: Callable[..., nn.Module] | None = getattr(home, function, None)
+    if not callable(found):
+        missing = f"has no function '{function}'{did_you_mean(function, vars(home))}"
+        raise LimbeckError(f"--model {spec}: the module {module} {missing if found is None else f'has {function!r}, which is no function'}")
     return found

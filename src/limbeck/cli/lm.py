@@ -71,7 +71,13 @@ def train(
         float | None, Choice(min=0, help="Multiply the learning rate by this after each epoch, in place of the plateau decay.")
     ] = None,
     cooldown: Annotated[
-        float, Choice(min=0, max=1, help="Last fraction of the run over which the learning rate falls to zero; 0: plateau decay alone.")
+        float,
+        Choice(
+            min=0,
+            max=1,
+            show_default="2/3",
+            help="Last fraction of the run over which the learning rate falls to zero; 0: plateau decay alone.",
+        ),
     ] = 2 / 3,
     tied: Annotated[bool, Choice("--tied", help="Tie the word embedding and the softmax weights.")] = False,
     seed: Annotated[int, Choice(help="Random seed.")] = 1111,

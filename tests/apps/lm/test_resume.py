@@ -149,3 +149,32 @@ def test_a_request_to_terminate_leaves_a_checkpoint_and_no_test(tmp_path: Path, 
     assert (record["finished"], record["test_perplexity"]) == (False, None)
     subprocess.run([*PROGRAM, "--resume", str(run)], check=True, capture_output=True, env=environment())
     assert_equal_runs(whole, run)
+
+
+RATES = """\
+version: 1
+pruners: {half: {class: SparsityLevelParameterPruner, levels: {encoder.weight: 0.5}}}
+lr_schedulers:
+  rise: {class: OneCycleLR, max_lr: 4.0, total_steps: 30}
+  fall: {class: ExponentialLR, gamma: 0.7}
+policies:
+  - {pruner: {instance_name: half}, epochs: [1]}
+  - {lr_scheduler: {instance_name: rise}, starting_step: 0, ending_step: 30}
+  - {lr_scheduler: {instance_name: fall}, starting_epoch: 2, ending_epoch: 3}
+"""
+
+
+@pytest.mark.parametrize("rates", ["schedule", "decay"])
+def test_a_learning_rate_on_its_way_resumes_to_the_same_bits(tmp_path: Path, corpus: Path, rates: str) -> None:
+    (tmp_path / "rates.yaml").write_text(RATES, encoding="utf-8")
+    own = ["--compress", str(tmp_path / "rates.yaml")] if rates == "schedule" else ["--decay", "0.6"]
+    line = [*PROGRAM, "--data", str(corpus), *SMALL, *own, "--save-every", "3", "--save"]
+    whole, part = tmp_path / "whole", tmp_path / "part"
+    subprocess.run([*line, str(whole)], check=True, capture_output=True, env=environment())
+    with subprocess.Popen(held(26, [*line, str(part)]), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env=environment()) as process:
+        wait_for_step(part, 22)
+        process.terminate()
+    assert process.returncode == 0
+    subprocess.run([*PROGRAM, "--resume", str(part)], check=True, capture_output=True, env=environment())
+    assert_equal_runs(whole, part)
+    assert len({line.split(",")[5] for line in (whole / "metrics.csv").read_text().splitlines()}) > 3

@@ -160,7 +160,8 @@ def run_evaluation(path: Path, data: str | None, split: str, cuda: bool, device:
         raise CheckpointError(f"the corpus '{data or options.data}' has another vocabulary than the one that {path} was trained on")
     where = next(model.parameters()).device
     batches = Batches(batchify(getattr(corpus, split), EVALUATION_BATCH).to(where), options.bptt)
-    loss = evaluate(model, batches, options.amp and has_bfloat16(where))
+    with Progress(len(batches), split) as progress:
+        loss = evaluate(model, batches, options.amp and has_bfloat16(where), progress)
     tensors = [named.parameter.detach() for named in weights(named_parameters(model).values())]
     total, nonzeros = sum(tensor.numel() for tensor in tensors), sum(map(nonzero_groups, tensors))
     result = {

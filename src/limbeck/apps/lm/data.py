@@ -38,20 +38,12 @@ WIKITEXT_FILES = {
 class Vocabulary:
     """The words of a corpus; a word's number is its place.
 
-    >>> vocabulary = Vocabulary.from_list(["the", "still", "<eos>"])
+    >>> vocabulary = Vocabulary(("the", "still", "<eos>"))
     >>> vocabulary.encode(["still", "the"]), len(vocabulary)
     (tensor([1, 0]), 3)
     """
 
     words: tuple[str, ...]
-
-    @classmethod
-    def from_list(cls, words: Iterable[str]) -> Vocabulary:
-        """The vocabulary that ``to_list`` wrote down; raises ``DataError`` when a word is there twice."""
-        vocabulary = cls(tuple(words))
-        if len(vocabulary.index) != len(vocabulary.words):
-            raise DataError(f"a vocabulary of {len(vocabulary.words)} words has only {len(vocabulary.index)} different ones")
-        return vocabulary
 
     @cached_property
     def index(self) -> Mapping[str, int]:
@@ -60,10 +52,6 @@ class Vocabulary:
 
     def __len__(self) -> int:
         return len(self.words)
-
-    def to_list(self) -> list[str]:
-        """The words in order, for a JSON file."""
-        return list(self.words)
 
     def encode(self, words: Iterable[str]) -> Tensor:
         """Words to their numbers, ``[words]`` of int64; raises ``DataError`` for a word that is not in the vocabulary."""
@@ -87,7 +75,7 @@ class Corpus:
     @property
     def words(self) -> list[str]:
         """The vocabulary as a list."""
-        return self.vocabulary.to_list()
+        return list(self.vocabulary.words)
 
     @cached_property
     def checksum(self) -> str:

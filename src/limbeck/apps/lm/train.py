@@ -19,8 +19,8 @@ from limbeck.apps.progress import Progress
 
 
 @torch.no_grad()
-def evaluate(model: RNNModel, batches: Batches, amp: bool = False) -> float:
-    """Mean cross entropy a word over a whole split, nats; the hidden state runs through, dropout is off."""
+def evaluate(model: RNNModel, batches: Batches, amp: bool = False, progress: Progress | None = None) -> float:
+    """Mean cross entropy a word over a whole split, nats; the hidden state runs through, dropout is off. ``progress`` counts batches."""
     was_training = model.training
     model.eval()
     hidden = model.initial_hidden(batches.data.shape[1])
@@ -29,6 +29,8 @@ def evaluate(model: RNNModel, batches: Batches, amp: bool = False) -> float:
         with autocast(words.device, amp):
             loss, hidden = model.loss(words, target, hidden)
         total += len(words) * loss.item()
+        if progress is not None:
+            progress.advance()
     model.train(was_training)
     return total / (len(batches.data) - 1)
 
@@ -61,7 +63,8 @@ def train(session: Session, folder: Path, log: RunLog, progress: Progress) -> di
             if tracker.stopped:
                 break
             began = time.monotonic()
-            valid_loss = evaluate(model, session.valid, session.amp)
+            progress.begin(f"epoch {epoch + 1}/{options.epochs}, validation", total=len(session.valid), done=0)
+            valid_loss = evaluate(model, session.valid, session.amp, progress)
             scheduler.metrics(loss=valid_loss)
             tracker.end_epoch(epoch, valid_loss, session.valid.data.numel(), time.monotonic() - began)
     finished = scheduler.clock.epoch >= options.epochs
@@ -72,4 +75,5 @@ def _test_best(session: Session, folder: Path, tracker: Tracker, finished: bool)
     """Test the best model by validation; before the first validation there is only the ``last``, without masks of the step that was not taken."""
     if session.best.epoch >= 0 or tracker.stopped:
         load_checkpoint(folder / ("best" if session.best.epoch >= 0 else "last")).restore_model(session.model)
-    return tracker.finish(evaluate(session.model, session.test, session.amp), finished)
+    tracker.progress.begin("test", total=len(session.test), done=0)
+    return tracker.finish(evaluate(session.model, session.test, session.amp, tracker.progress), finished)

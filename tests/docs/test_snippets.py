@@ -98,7 +98,7 @@ def names_of_the_reader() -> dict[str, Any]:
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9)
     return {
         "limbeck": limbeck, "torch": torch, "nn": nn, "F": F, "model": model, "optimizer": optimizer, "loader": loader,
-        "evaluate": evaluate, "TinyLanguageModel": TinyLanguageModel,
+        "evaluate": evaluate,
     }  # fmt: skip
 
 

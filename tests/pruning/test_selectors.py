@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from fractions import Fraction
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given
@@ -12,7 +14,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from limbeck.errors import MaskError
-from limbeck.pruning.selectors import Band, Below, Lowest
+from limbeck.pruning.selectors import Band, Below, KeptRounded, Lowest
 
 DTYPES = [torch.float16, torch.bfloat16, torch.float32, torch.float64]
 NAN = float("nan")
@@ -80,10 +82,86 @@ def test_rounding(selector: Lowest, amount: float, units: int, dropped: int) -> 
     assert int((~selector(torch.rand(3, units), None, amount)).sum()) == 3 * dropped
 
 
+@pytest.mark.parametrize(
+    ("units", "amount", "dropped"),
+    [(16, 0.6, 9), (16, 0.7, 11), (16, 0.1, 1), (16, 0.99, 15), (16, 1.0, 16), (10, 0.95, 9), (2, 0.99, 1)],
+)
+def test_how_many_filters_distiller_drops(units: int, amount: float, dropped: int) -> None:
+    """Verified against Distiller's ranked_structures_pruner.py."""
+    assert Lowest().dropped(amount, units) == dropped
+
+
+@pytest.mark.parametrize(
+    ("rounding", "multiple", "units", "amount", "dropped"),
+    [
+        (math.floor, 4, 16, 0.6, 8),  # floor(9.6) = 9, floor(9 / 4) * 4
+        (math.ceil, 4, 16, 0.6, 12),  # ceil(9.6) = 10, ceil(10 / 4) * 4
+        (math.floor, 8, 16, 0.99, 8),  # floor(15.84) = 15, floor(15 / 8) * 8
+        (math.ceil, 8, 16, 0.99, 8),  # 16 would be all of them: 16 - 8
+        (math.floor, 8, 16, 1.0, 16),
+        (math.floor, 4, 10, 1.0, 8),
+        (math.ceil, 4, 10, 0.9, 8),  # 12 would be more than there are
+        (math.ceil, 4, 10, 1.0, 8),
+        (round, 4, 16, 0.4, 8),  # round(6.4) = 6, round(6 / 4 = 1.5) = 2 to even
+        (math.floor, 16, 8, 0.99, 0),
+    ],
+)
+def test_what_falls_is_a_multiple(rounding: Callable[[float], float], multiple: int, units: int, amount: float, dropped: int) -> None:
+    selector = Lowest(rounding, multiple)
+    assert selector.dropped(amount, units) == dropped
+    assert int((~selector(torch.rand(2, units), None, amount)).sum()) == 2 * dropped
+
+
+def test_a_multiple_below_1_is_refused() -> None:
+    with pytest.raises(ValueError, match="cannot be a multiple of 0"):
+        Lowest(multiple=0)
+
+
+NEURST = {100: 3989622, 200: 3865470, 300: 3801717, 400: 3778229, 500: 3774874}
+"""NeurST's kept weights of 1024 * 4096 at the steps of PolynomialDecay(0, 0.1, 0, 500, power=3), from a run of it."""
+
+
+@pytest.mark.parametrize(("step", "kept"), NEURST.items())
+def test_kept_as_neurst_counts(step: int, kept: int) -> None:
+    left = np.float32(1) - np.float32(step) / np.float32(500)
+    sparsity = float((np.float32(0) - np.float32(0.1)) * left ** np.float32(3) + np.float32(0.1))
+    assert KeptRounded().dropped(sparsity, 1024 * 4096) == 1024 * 4096 - kept
+
+
+@pytest.mark.parametrize(
+    ("units", "amount", "dropped"),
+    [
+        (1000, 0.0488, 49),  # 951.2
+        (1000, 0.0784, 78),  # 921.6
+        (1000, 0.1, 100),
+        (5, 0.5, 3),  # 2.5 kept: 2, the even one
+        (7, 0.5, 3),  # 3.5 kept: 4
+        (1, 0.5, 0),  # 0.5 kept would be 0
+        (10, 0.99, 9),
+        (10, 1.0, 9),
+        (10, 0.0, 0),
+        (2**24 + 1, 0.0, 1),  # float32 has no such number: 2**24
+        (0, 0.5, 0),
+    ],
+)
+def test_kept_is_rounded_half_to_even_and_never_none(units: int, amount: float, dropped: int) -> None:
+    assert KeptRounded().dropped(amount, units) == dropped
+    if units <= 1000:
+        assert int((~KeptRounded()(torch.rand(2, units), None, amount)).sum()) == 2 * dropped
+
+
+@given(pools(), st.floats(0, 1))
+def test_kept_rounded_drops_the_lowest(drawn: tuple[Tensor, Tensor | None], amount: float) -> None:
+    scores, kept = drawn
+    dropped = KeptRounded().dropped(amount, scores.shape[1])
+    assert torch.equal(KeptRounded()(scores, kept, amount), drop_by_sorting(scores, kept, dropped))
+
+
 @pytest.mark.parametrize("amount", [-0.1, 1.0001, NAN, math.inf])
-def test_an_amount_outside_0_and_1_is_refused_by_its_value(amount: float) -> None:
+@pytest.mark.parametrize("selector", [Lowest(), KeptRounded()])
+def test_an_amount_outside_0_and_1_is_refused_by_its_value(amount: float, selector: Lowest | KeptRounded) -> None:
     with pytest.raises(MaskError, match=f"fraction of {amount}"):
-        Lowest()(torch.rand(1, 4), None, amount)
+        selector(torch.rand(1, 4), None, amount)
 
 
 @pytest.mark.parametrize("dtype", DTYPES)

@@ -14,6 +14,7 @@ def _one_name_is_a_list(value: Any) -> Any:
 
 Sparsity = Annotated[float, Field(ge=0, le=1, description="fraction of zeros, from 0 to 1")]
 NonNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+Whole = Annotated[int, Field(ge=0)]
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 Names = Annotated[
     list[str],

@@ -10,7 +10,7 @@ SOURCE = Path(__file__).parents[1] / "src"
 ALGORITHMS = ("pruning", "regularization", "quantization", "thinning", "training", "summaries")
 LAYERS: tuple[tuple[str, ...], ...] = (
     ("tile", "schedules", "names", "errors", "fields", "_inplace", "_version"),
-    ("masks", "events", "scheduler", "stats", "graph"),
+    ("masks", "events", "scheduler", "stats", "graph", "watch"),
     ALGORITHMS,
     ("config",),
     ("apps",),

@@ -16,7 +16,7 @@ from limbeck.config.policies import KINDS, Policy
 from limbeck.config.report import Report
 from limbeck.errors import ScheduleWarning
 from limbeck.events import Action
-from limbeck.names import named_parameters
+from limbeck.names import Named, named_parameters
 from limbeck.scheduler import Scheduler
 from limbeck.schedules import Window
 
@@ -37,16 +37,27 @@ def load_schedule(source: Source, model: nn.Module, optimizer: Optimizer | None 
     Raises ``ScheduleError`` with all faults, each with its line, its path in the file and the remedy. Nothing is built before that.
     What is only worth a warning comes as one ``ScheduleWarning``.
     """
-    checked = check(load(source), named_parameters(model), optimizer, "import" if allow_plugins else "refuse")
-    if optimizer is None:
-        _ask_for_optimizer(checked)
-    checked.report.raise_if_faulty()
-    if checked.report.warnings:
-        warnings.warn(checked.report.warning_text(), ScheduleWarning, stacklevel=2)
+    checked = read_schedule(source, named_parameters(model), optimizer, allow_plugins=allow_plugins, stacklevel=3)
     text = checked.document.text
     if text is None and isinstance(source, Mapping):
         text = yaml.safe_dump(checked.document.tree, sort_keys=False)
     return Scheduler(model, [applied(checked, policy) for policy in checked.policies], optimizer, text)
+
+
+def read_schedule(
+    source: Source, parameters: Mapping[str, Named], optimizer: Optimizer | None = None, *, allow_plugins: bool = False, stacklevel: int = 2
+) -> Checked:
+    """A schedule file, checked for a model's parameters and ready for ``applied``.
+
+    Raises and warns as ``load_schedule`` does, which is this and a scheduler of its own.
+    """
+    checked = check(load(source), parameters, optimizer, "import" if allow_plugins else "refuse")
+    if optimizer is None:
+        _ask_for_optimizer(checked)
+    checked.report.raise_if_faulty()
+    if checked.report.warnings:
+        warnings.warn(checked.report.warning_text(), ScheduleWarning, stacklevel=stacklevel)
+    return checked
 
 
 def check_file(source: str | os.PathLike[str], model: nn.Module | None = None, *, allow_plugins: bool = False) -> Report:

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import partial
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
 
 from limbeck.errors import MaskError
 from limbeck.pruning._select import lowest_magnitude
-from limbeck.pruning.criteria import Criterion, Units, l1
+from limbeck.pruning.criteria import BATCH_NORM, Criterion, Units, l1
 from limbeck.pruning.selectors import Lowest
 from limbeck.schedules import Moment, Schedule, at
 from limbeck.tile import ELEMENT, TENSOR, Tile
@@ -34,7 +35,33 @@ class Site:
     keep: Tensor | None = None
     grad: Tensor | None = None
     stats: Mapping[str, Tensor] = field(default_factory=dict)
+    """What was observed, by key; each broadcasts against the weight."""
     memo: dict[str, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Cut:
+    """A target's amount with a unit of its own, for pruners whose targets are cut in different ways; None: the pruner's.
+
+    It is a schedule, and so stands wherever an amount does.
+
+    >>> Cut(0.5, Tile((1,)))(Moment())
+    0.5
+    """
+
+    amount: float | Schedule
+    unit: Tile | None = None
+    leads: bool = False
+    """Whether ``tie`` sees this target first: the leader of ``first``."""
+
+    def __call__(self, moment: Moment) -> float:
+        """The amount at ``moment``."""
+        return at(self.amount, moment)
+
+
+def first(scores: list[Tensor]) -> Tensor:
+    """The tie that lets one tensor decide for all: the first that leads, or else the first of the model."""
+    return scores[0]
 
 
 @dataclass(frozen=True)
@@ -42,7 +69,8 @@ class Pruner:
     """A pruner is a composition: which tensors and how much, scored how, cut into which units, competing where, selected how.
 
     ``targets`` maps parameter names to an amount or a schedule of it. ``unit`` is what lives or dies as one, ``pool`` who competes with whom
-    (None: all targets together), ``select`` turns scores into what is kept, ``tie`` gives several tensors one verdict.
+    (None: all targets together; a last pool that is padded competes for what a full one would keep), ``select`` turns scores into what is
+    kept, ``tie`` gives several tensors one verdict. ``rescale`` divides what is kept by the kept fraction wherever the mask is soft.
 
     >>> pruner = Pruner({"weight": 0.5})
     >>> pruner.masks({"weight": Site(torch.tensor([[1.0, -3.0], [2.0, -4.0]]))}, Moment())
@@ -56,57 +84,88 @@ class Pruner:
     pool: Tile | None = TENSOR
     select: Selector = field(default_factory=Lowest)
     tie: Tie | None = None
+    rescale: bool = False
+
+    @property
+    def needs(self) -> Any:
+        """What the criterion must have observed before it can score, or None."""
+        return getattr(self.score, "needs", None)
+
+    def unit_of(self, name: str) -> Tile:
+        """What lives or dies as one in a target.
+
+        >>> Pruner({"conv.weight": Cut(0.5, Tile((1,))), "fc.weight": 0.9}).unit_of("conv.weight")
+        Tile(sizes=(1,), rest=-1)
+        """
+        target = self.targets[name]
+        return self.unit if not isinstance(target, Cut) or target.unit is None else target.unit
 
     def masks(self, sites: Mapping[str, Site], moment: Moment) -> dict[str, Tensor]:
         """The new mask of every site, each named in ``targets``; raises ``MaskError``, naming the tensor, where none can be made."""
         amounts = {name: _named(name, partial(at, self.targets[name], moment)) for name in sites}
-        if self._is_plain_magnitude():
+        if all(self._is_plain_magnitude(name, site) for name, site in sites.items()):
             return {name: _named(name, partial(self._lowest_magnitude, site, amounts[name])) for name, site in sites.items()}
-        scores = {name: _named(name, partial(self._scores, site, amounts[name], moment)) for name, site in sites.items()}
+        views = {name: _named(name, partial(self._units, name, site, amounts[name], moment)) for name, site in sites.items()}
+        scores = {name: _named(name, partial(self.score, units)) for name, units in views.items()}
         if self.tie is not None:
-            verdict = self.tie(list(scores.values()))
-            scores = dict.fromkeys(scores, verdict)
+            return self._masks_tied(self.tie, views, scores)
         if self.pool is None:
-            return self._masks_together(sites, scores, amounts)
-        return {name: _named(name, partial(self._choose, site, scores[name], amounts[name], self.pool)) for name, site in sites.items()}
+            return self._masks_together(views, scores)
+        return {name: _named(name, partial(self._mask, units, scores[name], self.pool)) for name, units in views.items()}
 
-    def _is_plain_magnitude(self) -> bool:
-        return self.score is l1 and self.unit == ELEMENT and self.pool == TENSOR and self.tie is None and type(self.select) is Lowest
+    def _is_plain_magnitude(self, name: str, site: Site) -> bool:
+        plain = self.score is l1 and self.pool == TENSOR and self.tie is None and type(self.select) is Lowest
+        return plain and self.unit_of(name) == ELEMENT and BATCH_NORM not in site.stats
 
     def _lowest_magnitude(self, site: Site, amount: float) -> Tensor:
         assert isinstance(self.select, Lowest)
         return lowest_magnitude(site.weight, site.keep, self.select.dropped(amount, site.weight.numel()))
 
-    def _scores(self, site: Site, amount: float, moment: Moment) -> Tensor:
-        fold, shape = self.unit.fold, site.weight.shape
-        grad = None if site.grad is None else fold(site.grad)
-        stats = {key: fold(value.expand(shape)) for key, value in site.stats.items()}
-        return self.score(Units(fold(site.weight), amount, moment, site.memo, grad, stats))
+    def _units(self, name: str, site: Site, amount: float, moment: Moment) -> Units:
+        unit = self.unit_of(name)
+        unit.grid(site.weight.shape)
+        return Units(site.weight.detach(), amount, moment, site.memo, site.grad, site.stats, site.keep, name, unit)
 
-    def _kept_units(self, site: Site) -> Tensor | None:
-        return None if site.keep is None else self.unit.fold(site.keep).any(1)
+    def _mask(self, units: Units, scores: Tensor, pool: Tile) -> Tensor:
+        return _spread(self._chosen(units, scores, units.kept, pool), units)
 
-    def _choose(self, site: Site, scores: Tensor, amount: float, pool: Tile | None) -> Tensor:
-        assert pool is not None
-        grid = self.unit.grid(site.weight.shape)
-        units = self._kept_units(site)
-        kept = None if units is None else pool.fold(units.reshape(grid))
-        keep = self.select(pool.fold(scores.reshape(grid)), kept, amount)
-        return self._spread(pool.unfold(keep, grid).reshape(-1), site)
+    def _chosen(self, units: Units, scores: Tensor, kept: Tensor | None, pool: Tile) -> Tensor:
+        """Which units are kept, bool ``[units]``."""
+        grid = units.unit.grid(units.tensor.shape)
+        kept = None if kept is None else pool.fold(kept.reshape(grid))
+        return pool.unfold(self.select(pool.fold(scores.reshape(grid), fill=-math.inf), kept, units.amount), grid).reshape(-1)
 
-    def _masks_together(self, sites: Mapping[str, Site], scores: Mapping[str, Tensor], amounts: Mapping[str, float]) -> dict[str, Tensor]:
-        if len(set(amounts.values())) != 1:
-            raise MaskError(f"a pool of all tensors needs one amount for all of them, not {dict(amounts)}")
-        kept = [
-            units if (units := self._kept_units(site)) is not None else torch.ones_like(scores[name], dtype=torch.bool)
-            for name, site in sites.items()
-        ]
-        keep = self.select(torch.cat(list(scores.values()))[None], torch.cat(kept)[None], next(iter(amounts.values())))[0]
+    def _masks_tied(self, tie: Tie, views: Mapping[str, Units], scores: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """One choice for all; a unit counts as kept so far when any tensor keeps it."""
+        names = sorted(views, key=lambda name: not getattr(self.targets[name], "leads", False))
+        leader, sizes = names[0], {name: len(scores[name]) for name in names}
+        for name in names:
+            if sizes[name] != sizes[leader]:
+                raise MaskError(f"'{name}' has {sizes[name]} units and '{leader}' {sizes[leader]}: one verdict for both needs equally many")
+        _one_amount(views, "one verdict for all tensors")
+        verdict = tie([scores[name] for name in names])
+        masks = [units.kept for units in views.values() if units.mask is not None]
+        kept = torch.stack([mask for mask in masks if mask is not None]).any(0) if len(masks) == len(views) else None
+        keep = self._chosen(views[leader], verdict, kept, TENSOR if self.pool is None else self.pool)
+        return {name: _spread(keep, units) for name, units in views.items()}
+
+    def _masks_together(self, views: Mapping[str, Units], scores: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        amount = _one_amount(views, "a pool of all tensors")
+        kept = [torch.ones_like(scores[name], dtype=torch.bool) if units.kept is None else units.kept for name, units in views.items()]
+        keep = self.select(torch.cat(list(scores.values()))[None], torch.cat(kept)[None], amount)[0]
         shares = torch.split(keep, [len(values) for values in scores.values()])
-        return {name: self._spread(share, sites[name]) for name, share in zip(scores, shares, strict=True)}
+        return {name: _spread(share, views[name]) for name, share in zip(scores, shares, strict=True)}
 
-    def _spread(self, keep: Tensor, site: Site) -> Tensor:
-        return self.unit.unfold(keep[:, None], site.weight.shape).contiguous()
+
+def _one_amount(views: Mapping[str, Units], what: str) -> float:
+    amounts = {name: units.amount for name, units in views.items()}
+    if len(set(amounts.values())) != 1:
+        raise MaskError(f"{what} needs one amount for all of them, not {amounts}")
+    return next(iter(amounts.values()))
+
+
+def _spread(keep: Tensor, units: Units) -> Tensor:
+    return units.unit.unfold(keep[:, None], units.tensor.shape).contiguous()
 
 
 def _named(name: str, make: Callable[[], T]) -> T:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from bisect import bisect_right
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import count, pairwise
 from typing import Annotated, Literal
 
@@ -25,6 +25,8 @@ class Moment:
     end: int = 1
     every: int = 1
     unit: Unit = "epoch"
+    minibatch: int = field(default=0, repr=False)
+    """The minibatch of the epoch, where something is renewed more often than the window fires; chance is drawn anew for each."""
 
     @property
     def last(self) -> int:

@@ -4,7 +4,7 @@ A criterion declares its ``needs``; whoever schedules it holds one ``Watch`` and
 
     watch.open()      before the forward pass: hooks in
       forward, backward
-    watch.step()      before optimizer.step(): gradients are read, where dense copies of the weights are kept with those in place
+    watch.step()      before optimizer.step(): gradients are read, complete, before any is masked, with dense copies of weights back in place
     watch.close()     hooks out: between two steps nothing of the watch is on the model
 
 Nothing is read back from a device in a step, and what is added up is as small as the criterion allows: a number a unit, or a channel.
@@ -38,12 +38,13 @@ class Gradients:
     """A number a unit that is added up over the optimizer steps.
 
     ``accumulate(total, weight, grad)`` changes ``total``, ``[units]`` in float32 and zero at first, in place; ``weight`` and ``grad`` are
-    ``[units, members]``. ``lasting`` sums are not begun anew when a mask is renewed.
+    ``[units, members]``. ``lasting`` sums are not begun anew when a mask is renewed; a criterion can do without what is not ``required``.
     """
 
     key: str
     accumulate: Callable[[Tensor, Tensor, Tensor], object]
     lasting: bool = False
+    required: bool = True
 
 
 @dataclass(frozen=True)
@@ -67,7 +68,7 @@ class FollowingNorm:
     ``[filters, 1, ...]``; 1 for all that is no convolution or that no batch norm reads. Which one does is seen in the first forward pass.
     """
 
-    key: str = "norm"
+    key: str = "fold_batchnorm"
 
 
 Need = Gradients | Activations | FollowingNorm
@@ -192,7 +193,8 @@ class Watch:
         if self._unseen(name):
             return None
         shape, unit = self._parameters[name].shape, self._unit_of(name)
-        found = {need.key: unit.unfold(self._totals[need.key][name][:, None], shape) for need in self._gradients}
+        totals = {need.key: self._totals.get(need.key, {}).get(name) for need in self._gradients}
+        found = {key: unit.unfold(total[:, None], shape) for key, total in totals.items() if total is not None}
         found |= {need.key: self._means[need.key][name].over_all_processes() for need in self._activations}
         return found | {need.key: self._scale(name) for need in self._scales}
 
@@ -231,7 +233,7 @@ class Watch:
     # --- inside ------------------------------------------------------------------------------------------------------------------
 
     def _unseen(self, name: str) -> list[str]:
-        unseen = ["gradient"] if any(name not in self._totals.get(need.key, {}) for need in self._gradients) else []
+        unseen = ["gradient"] if any(need.required and name not in self._totals.get(need.key, {}) for need in self._gradients) else []
         unseen += [
             f"{need.side} of its module (in a training forward pass)"
             for need in self._activations

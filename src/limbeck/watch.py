@@ -142,6 +142,7 @@ class Watch:
         self._model, self._unit_of = model, unit_of
         self._parameters = {name: parameters[name].parameter for name in names}
         self._owners = list(_owners(model, self._parameters))
+        self._convolved = {name for module, places in self._owners if isinstance(module, CONVOLUTIONS) for name, _ in places}
         self._norms = {canonical(name): module for name, module in model.named_modules() if isinstance(module, _BatchNorm)}
         self._handles: list[RemovableHandle] = []
         self._outputs: dict[int, tuple[ReferenceType[Tensor], nn.Module, Places]] = {}
@@ -154,8 +155,7 @@ class Watch:
         if self._handles or not (self._activations or self._scales):
             return
         for module, places in self._owners:
-            eye = _Eye(partial(self._look, places))
-            self._handles.append(module.register_forward_hook(eye, with_kwargs=True))
+            self._handles.append(module.register_forward_hook(_Eye(partial(self._look, places)), with_kwargs=True))
         for name, norm in self._norms.items() if self._scales or self._outward else ():
             self._handles.append(norm.register_forward_hook(_Eye(partial(self._look_behind, name))))
 
@@ -230,25 +230,16 @@ class Watch:
         }
         self._behind = dict(saved["norms"])
 
-    # --- inside ------------------------------------------------------------------------------------------------------------------
-
     def _unseen(self, name: str) -> list[str]:
         unseen = ["gradient"] if any(need.required and name not in self._totals.get(need.key, {}) for need in self._gradients) else []
-        unseen += [
-            f"{need.side} of its module (in a training forward pass)"
-            for need in self._activations
-            if name not in self._means.get(need.key, {})
-        ]
-        if self._scales and self._is_convolved(name) and name not in self._behind:
-            unseen.append("forward pass")
+        unseen += [f"{need.side} of its module in training" for need in self._activations if name not in self._means.get(need.key, {})]
+        if self._scales and name in self._convolved and name not in self._behind:
+            unseen.append("forward pass of its module in training")
         return unseen
-
-    def _is_convolved(self, name: str) -> bool:
-        return any(isinstance(module, CONVOLUTIONS) for module, places in self._owners for owned, _ in places if owned == name)
 
     def _scale(self, name: str) -> Tensor:
         parameter, norm = self._parameters[name], self._norms.get(self._behind.get(name, ""))
-        if norm is None or norm.running_var is None or not self._is_convolved(name):
+        if norm is None or norm.running_var is None or name not in self._convolved:
             return torch.ones((), device=parameter.device)
         scale = (norm.running_var + norm.eps).rsqrt()
         return (scale if norm.weight is None else scale * norm.weight).reshape(-1, *[1] * (parameter.dim() - 1))

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
 import torch
 from torch import nn
 
 from limbeck.errors import LimbeckError, TargetError
-from limbeck.names import Named, canonical, matches, named_parameters, resolve
+from limbeck.names import Named, canonical, matches, named_parameters, resolve, searched
 
 
 class Tied(nn.Module):
@@ -145,3 +147,51 @@ def test_a_name_is_no_substring() -> None:
 def test_a_regular_expression_that_does_not_compile_says_so() -> None:
     with pytest.raises(TargetError, match=r"'re:rnn\.\(' is not a regular expression: "):
         resolve({"re:rnn.(": 1}, names("rnn.weight"))
+
+
+def test_not_takes_all_others_and_no_name_of_a_tied_parameter_may_match() -> None:
+    parameters = named_parameters(Tied())
+    others = [name for name in parameters if name != "encoder.weight"]
+    for target in ("not:encoder.weight", "not:decoder.weight", "not:decoder.w*", "not:re:decoder.*ght", "not:module.decoder.weight"):
+        assert list(resolve({target: 1}, parameters)) == others
+    assert list(resolve({"not:not:decoder.weight": 1}, parameters)) == ["encoder.weight"]
+
+
+def test_matrices_leave_biases_and_gains() -> None:
+    parameters = named_parameters(nn.Sequential(nn.Linear(3, 3), nn.LayerNorm(3), nn.Linear(3, 3)))
+    assert list(resolve({"matrices:*": 1}, parameters)) == ["0.weight", "2.weight"]
+    assert list(resolve({"matrices:not:re:0.*": 1}, parameters)) == ["2.weight"]
+    assert list(resolve({"matrices:2.weight": 1}, parameters)) == ["2.weight"]
+    assert list(resolve({"not:matrices:*": 1}, parameters)) == ["0.bias", "1.weight", "1.bias", "2.bias"]
+    assert resolve({"matrices:*": 1, "2.weight": 2, "*": 3}, parameters)["2.weight"] == 2
+
+
+@pytest.mark.parametrize(
+    ("target", "message"),
+    [
+        ("not:*", "no parameter matches 'not:*'"),
+        ("not:re:.*decodr.*", "no parameter matches 're:.*decodr.*'; did you mean 'decoder'?"),
+        ("re:.*(?:encodr|gamma).*", "no parameter matches 're:.*(?:encodr|gamma).*'; did you mean 'encoder'?"),
+        (r"re:\wnn\.wieght.*", r"no parameter matches 're:\wnn\.wieght.*'; did you mean 'weight'?"),
+        (
+            "re:.*(?:ln/gamma).*",
+            "no parameter matches 're:.*(?:ln/gamma).*'; the parts of names are joined by dots, as in 'encoder.weight'",
+        ),
+        ("matrices:*.bias", "'*.bias' matches only biases and gains, as 'decoder.bias'; take 'matrices:' away to mean them"),
+        ("matrices:encoder.wieght", "no parameter is named 'encoder.wieght'; did you mean 'encoder.weight'?"),
+    ],
+)
+def test_a_pattern_that_matches_nothing_says_which_part_is_unknown(target: str, message: str) -> None:
+    with pytest.raises(TargetError) as raised:
+        resolve({target: 1}, named_parameters(Tied()))
+    assert str(raised.value) == message
+
+
+PATTERNS = ["weight", "^rnn", "bias$", "(ih)|(decoder)", r"l\d$", "", "(?i)RNN.*HH", "ih_l0|^enc", r"(.)\1", "^encoder.weight$"]
+
+
+@pytest.mark.parametrize("pattern", PATTERNS)
+def test_a_searched_pattern_matches_where_re_search_finds_it(pattern: str) -> None:
+    for name in named_parameters(Tied()):
+        assert matches(searched(pattern), name) == bool(re.search(pattern, name))
+        assert matches("not:" + searched(pattern), name) == (not re.search(pattern, name))

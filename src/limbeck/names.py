@@ -16,6 +16,11 @@ T = TypeVar("T")
 
 WRAPPERS = frozenset({"module", "_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module"})
 REGEX = "re:"
+NOT = "not:"
+MATRICES = "matrices:"
+GLOBAL_FLAGS = re.compile(r"\(\?[aiLmsux]+\)")
+WORD = re.compile(r"[A-Za-z_]\w+")
+ESCAPE = re.compile(r"\\\w")
 
 
 def canonical(name: str) -> str:
@@ -63,12 +68,31 @@ def named_parameters(model: nn.Module) -> dict[str, Named]:
 def matches(target: str, name: str) -> bool:
     """Whether a target, an exact name, a glob or ``re:REGEX``, names this canonical parameter name.
 
+    ``not:`` before a target turns it round; ``matrices:`` asks for two dimensions or more, of which a name alone tells nothing.
+
     >>> matches("layer*.conv?.weight", "layer1.conv2.weight"), matches("re:rnn.*_l[01]", "rnn.weight_ih_l0"), matches("fc", "fc.weight")
     (True, True, False)
+    >>> matches("not:*.bias", "fc.weight"), matches("not:*.bias", "fc.bias")
+    (True, False)
 
     Raises ``TargetError`` for a regular expression that does not compile.
     """
+    if target.startswith(MATRICES):
+        return matches(target.removeprefix(MATRICES), name)
+    if target.startswith(NOT):
+        return not matches(target.removeprefix(NOT), name)
     return _compiled(target).fullmatch(name) is not None
+
+
+def searched(pattern: str) -> str:
+    """The target that matches wherever ``re.search(pattern, name)`` finds something: targets match a whole name.
+
+    >>> searched("(ln/gamma)|(ln/beta)"), searched("(?i)norm")
+    ('re:.*(?:(ln/gamma)|(ln/beta)).*', 're:(?i).*(?:norm).*')
+    """
+    flags = GLOBAL_FLAGS.match(pattern)
+    head = flags[0] if flags else ""
+    return f"{REGEX}{head}.*(?:{pattern.removeprefix(head)}).*"
 
 
 def _compiled(target: str) -> re.Pattern[str]:
@@ -87,6 +111,12 @@ def resolve(targets: Mapping[str, T], parameters: Mapping[str, Named]) -> dict[s
     >>> resolve({"*.weight": 0.5, "1.weight": 0.9}, layers)
     {'0.weight': 0.5, '1.weight': 0.9}
 
+    ``matrices:TARGET`` takes, of what TARGET matches, the parameters of two dimensions or more: no biases, no gains. ``not:TARGET`` takes all that
+    TARGET does not match, and of a tied parameter no name may. They go together:
+
+    >>> list(resolve({"matrices:not:0.*": 0.5}, layers))
+    ['1.weight']
+
     Raises ``TargetError``, naming the closest names, when a target matches nothing, and when two exact names give one parameter two values.
     """
     owners: dict[str, str] = {}  # every spelling of every parameter; formed when a target is not simply a first name
@@ -103,17 +133,45 @@ def resolve(targets: Mapping[str, T], parameters: Mapping[str, Named]) -> dict[s
                     f"'{target}' is another name of '{owner}', which is given {exact[owner]} already, not {value}; name it once"
                 )
             continue
-        pattern = _compiled(target)
-        found = [owner for name, owner in owners.items() if pattern.fullmatch(name)]
-        if not found:
-            raise TargetError(unmatched(target, owners))
-        for owner in found:
+        for owner in _found(target, parameters, owners):
             patterned.setdefault(owner, value)
     resolved = {**patterned, **exact}
     return resolved if len(resolved) == 1 else {name: resolved[name] for name in parameters if name in resolved}
 
 
+def _found(target: str, parameters: Mapping[str, Named], spellings: Iterable[str]) -> list[str]:
+    """The parameters that a pattern matches; ``spellings`` are all names that a message may suggest."""
+    if target.startswith(MATRICES):
+        every = _found(inner := target.removeprefix(MATRICES), parameters, spellings)
+        found = [name for name in every if parameters[name].parameter.dim() >= 2]
+        if not found:
+            raise TargetError(f"'{inner}' matches only biases and gains, as '{every[0]}'; take '{MATRICES}' away to mean them")
+        return found
+    if target.startswith(NOT):
+        excluded = set(_found(target.removeprefix(NOT), parameters, spellings))
+        found = [name for name in parameters if name not in excluded]
+    else:
+        pattern = _compiled(target)
+        found = [named.name for named in parameters.values() if any(map(pattern.fullmatch, (named.name, *named.aliases)))]
+    if not found:
+        raise TargetError(unmatched(target, spellings))
+    return found
+
+
 def unmatched(target: str, names: Iterable[str]) -> str:
     """The message for a target that matches nothing."""
-    kind = "parameter is named" if not any(mark in target for mark in "*?[") and not target.startswith(REGEX) else "parameter matches"
-    return f"no {kind} '{target}'{did_you_mean(canonical(target), names)}"
+    names = list(names)
+    if not any(mark in target for mark in "*?[") and not target.startswith((REGEX, NOT)):
+        return f"no parameter is named '{target}'{did_you_mean(canonical(target), names)}"
+    return f"no parameter matches '{target}'{did_you_mean(canonical(target), names) or _remedy(target, names)}"
+
+
+def _remedy(pattern: str, names: Iterable[str]) -> str:
+    """What is close, among the parts of names, to a word of a pattern that is in no name; an empty string when nothing is."""
+    names = list(names)
+    if "/" in pattern and names:
+        return f"; the parts of names are joined by dots, as in '{names[0]}'"
+    parts = list(dict.fromkeys(part for name in names for part in name.split(".")))
+    words = WORD.findall(ESCAPE.sub(" ", pattern.removeprefix(NOT).removeprefix(REGEX)))
+    remedies = (did_you_mean(word, parts) for word in words if not any(word in part for part in parts))
+    return next((remedy for remedy in remedies if remedy), "")

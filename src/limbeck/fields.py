@@ -2,10 +2,30 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from typing import Annotated, Any
 
 from pydantic import BeforeValidator, Field
+
+
+@dataclass(frozen=True, eq=False)
+class ByName:
+    """Marks an argument that is a function: a file gives its name in ``table``, or, where plugins are allowed, ``package.module:function``."""
+
+    kind: str
+    table: Mapping[str, Callable[..., Any]]
+
+
+@dataclass(frozen=True, eq=False)
+class Described:
+    """Marks an argument that is a number or a function of the moment, which a file describes: ``{ramp: cosine, start: 0, stop: 1}``.
+
+    ``table`` holds the builders by name; what each of them takes is the schema of the other keys.
+    """
+
+    kind: str
+    table: Mapping[str, Callable[..., Any]]
 
 
 def _one_name_is_a_list(value: Any) -> Any:

@@ -11,7 +11,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from limbeck.fields import Positive, Sparsity, Whole
+from limbeck.fields import Described, Positive, Sparsity, Whole
 
 Unit = Literal["epoch", "step"]
 
@@ -206,6 +206,9 @@ RAMPS: dict[str, Callable[..., Schedule]] = {
     "polynomial": Ramp,
 }
 """Names of the ramps in a schedule file: ``{ramp: cosine, start: 0.05, stop: 0.8}``; the other keys are the arguments."""
+
+Amount = Annotated[float | Schedule, Described("ramp", RAMPS)]
+"""A fraction, or a ramp of it, as an argument of a builder."""
 
 
 @dataclass(frozen=True)

@@ -17,9 +17,11 @@ from limbeck.config.components import SECTIONS
 from limbeck.config.load import load
 from limbeck.names import named_parameters
 from limbeck.pruning import Pruner
+from limbeck.pruning.methods import PRUNERS
 from limbeck.tile import Tile
 
 AGP = "{class: AutomatedGradualPruner, initial_sparsity: 0.1, final_sparsity: 0.9, weights: [0.weight]}"
+CLASSES = ", ".join(sorted(PRUNERS))
 ONCE = "policies: [{pruner: {instance_name: p}, epochs: [0]}]"
 RATE = "policies: [{lr_scheduler: {instance_name: lr}, epochs: [0]}]"
 
@@ -103,15 +105,13 @@ def test_a_declared_instance_that_no_policy_applies_is_a_warning() -> None:
         (f"pruners: {{p: {AGP}}}\npruners: {{p: {AGP}}}\n{ONCE}", "line 2: 'pruners' is given twice, on lines 1 and 2"),
         (f"pruners: {{p: 3}}\n{ONCE}", "line 1, pruners.p: must be a mapping with 'class' and its arguments, not 3"),
         (f"pruners:\n  p:\n{ONCE}",
-         "line 2, pruners.p: is empty; it needs 'class' and that class's arguments; choose one of AutomatedGradualPruner, BaiduRNNPruner, "
-         "MagnitudeParameterPruner, SensitivityPruner, SparsityLevelParameterPruner, SplicingPruner"),
+         f"line 2, pruners.p: is empty; it needs 'class' and that class's arguments; choose one of {CLASSES}"),
         (f"pruners: {{p: {{class: SparsityLevelParameterPruner, levels: {{}}}}}}\n{ONCE}",
          "line 1, pruners.p.levels: is empty; name at least one parameter, as in 'fc.weight' or '*.weight'"),
         (f"pruners: {{p: {{class: AutomatedGradualPruner, initial_sparsity: 0, final_sparsity: 1, weights: []}}}}\n{ONCE}",
          "line 1, pruners.p.weights: is empty; name at least one parameter, as in 'fc.weight' or '*.weight'"),
         (f"pruners: {{p: {{q: 1}}}}\n{ONCE}",
-         "line 1, pruners.p: needs 'class'; choose one of AutomatedGradualPruner, BaiduRNNPruner, MagnitudeParameterPruner, SensitivityPruner, "
-         "SparsityLevelParameterPruner, SplicingPruner"),
+         f"line 1, pruners.p: needs 'class'; choose one of {CLASSES}"),
         (f"pruners: {{p: {{class: AutomaticGradualPruner}}}}\n{ONCE}",
          "line 1, pruners.p: no pruner class is named 'AutomaticGradualPruner'; did you mean 'AutomatedGradualPruner'?"),
         (f"pruners: {{p: {AGP}}}\nquantizers: {{q: {{class: Q}}}}\npolicies: [{{quantizer: {{instance_name: q}}, epochs: [0]}}, "
@@ -400,8 +400,7 @@ def test_units_must_fit_the_tensors(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_mapping_has_faults_without_lines() -> None:
     tree = {"version": 1, "pruners": {"p": {"class": "Nothing"}}, "policies": [{"pruner": {"instance_name": "q"}, "epochs": [0]}]}
     assert [str(fault) for fault in check(load(tree)).report.faults] == [
-        "pruners.p: no pruner class is named 'Nothing'; choose one of AutomatedGradualPruner, BaiduRNNPruner, MagnitudeParameterPruner, "
-        "SensitivityPruner, SparsityLevelParameterPruner, SplicingPruner",
+        f"pruners.p: no pruner class is named 'Nothing'; choose one of {CLASSES}",
         "policies[0].pruner: no pruner named 'q'; defined: p",
     ]
 

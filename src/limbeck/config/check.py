@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from importlib import import_module
@@ -15,14 +14,13 @@ from limbeck.config.lint import idle_patterns, place, pruners_that_meet, rate_in
 from limbeck.config.load import Document
 from limbeck.config.policies import Policy, check_policies
 from limbeck.config.report import Fault, Path, Report
-from limbeck.config.signature import show, signature
+from limbeck.config.signature import PLUGIN, Signature, show, signature
 from limbeck.errors import LimbeckError, did_you_mean
 from limbeck.names import Named, matches, resolve
 from limbeck.schedules import at
 
 VERSION = 1
 KEYS = ("version", *(section.name for section in SECTIONS), "policies")
-PLUGIN = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*")
 
 Plugins = Literal["refuse", "allow", "import"]
 """Plugins are a fault, or are allowed but left alone (their code does not run), or are imported and checked like all others."""
@@ -171,10 +169,11 @@ class _Instances:
             return empty
         arguments = {key: value for key, value in body.items() if key != "class"}
         accepted = signature(builder, class_name, self.section.injected)
-        valid, problems = accepted.check(arguments)
+        plugins = self.plugins_among(arguments, accepted, path)
+        valid, problems = accepted.check({**arguments, **plugins})
         for problem in problems:
             self.fault(problem.message, (*path, *problem.path), (*path, *problem.at))
-        made = None if problems else self.make(class_name, builder, valid, path)
+        made = None if problems or None in plugins.values() else self.make(class_name, builder, valid, path)
         targets = dict.fromkeys(accepted.targets(arguments)) if made is None else self.section.targets(made)
         self.check_targets(targets, arguments, path)
         self.check_units(made, targets, path)
@@ -185,7 +184,7 @@ class _Instances:
     def builder(self, class_name: str, path: Path) -> Builder | None:
         """What builds the class, or None after a fault, or for a plugin that is left alone."""
         if PLUGIN.fullmatch(class_name):
-            return self.plugin(class_name, path)
+            return self.plugin(class_name, path, (*path, "class"))
         if class_name in self.section.classes:
             return self.section.classes[class_name]
         at = (*path, "class")
@@ -201,9 +200,13 @@ class _Instances:
         classes = sorted(self.section.classes)
         return f"choose one of {', '.join(classes)}" if classes else f"this version of Limbeck has no {self.section.name}"
 
-    def plugin(self, class_name: str, path: Path) -> Builder | None:
-        """The function that ``package.module:function`` names, imported if that is allowed."""
-        at = (*path, "class")
+    def plugins_among(self, arguments: Mapping[str, object], accepted: Signature, path: Path) -> dict[str, Builder | None]:
+        """The arguments that name a function of the user's, each imported, or None after a fault and where plugins are left alone."""
+        named = {name: value for name in accepted.by_name if isinstance(value := arguments.get(name), str) and PLUGIN.fullmatch(value)}
+        return {name: self.plugin(value, (*path, name), (*path, name)) for name, value in named.items()}
+
+    def plugin(self, class_name: str, path: Path, at: Path) -> Builder | None:
+        """The function that ``package.module:function`` at ``at`` names, imported if that is allowed."""
         if self.plugins == "refuse":
             remedy = "if you trust it, it is allowed with --allow-plugins (in Python: allow_plugins=True)"
             self.fault(f"'{class_name}' is a plugin, whose code would run; {remedy}", path, at)

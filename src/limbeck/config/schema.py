@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
-from limbeck.config.check import PLUGIN, VERSION
+from limbeck.config.check import VERSION
 from limbeck.config.components import SECTIONS, Section
 from limbeck.config.policies import ENDS, KINDS
-from limbeck.config.signature import signature
+from limbeck.config.signature import PLUGIN, signature
 
 WHOLE = {"type": "integer", "minimum": 0}
 POSITIVE = {"type": "integer", "minimum": 1}

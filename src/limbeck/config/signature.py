@@ -6,19 +6,23 @@ import collections.abc
 import functools
 import inspect
 import operator
+import re
 import types
 import typing
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence, Set
+from dataclasses import dataclass, field
+from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, create_model
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, WithJsonSchema, WrapValidator, create_model
 
 from limbeck.config.report import Path
 from limbeck.errors import did_you_mean
-from limbeck.fields import Levels, Names, Thresholds
+from limbeck.fields import ByName, Described, Levels, Names, Sparsity, Thresholds
 
 EMPTY = "is empty; name at least one parameter, as in 'fc.weight' or '*.weight'"
+PLUGIN = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*")
+"""A function of the user's: ``package.module:function``."""
+
 CONTAINERS = ("Callable", "Iterable", "Mapping", "Sequence")
 
 
@@ -41,6 +45,10 @@ class Signature:
     """Arguments that take a Python function, which a file cannot hold."""
     names: frozenset[str] = frozenset()
     """Arguments that hold names of parameters, as a list or as the keys of a mapping."""
+    by_name: Mapping[str, ByName] = field(default_factory=dict)
+    """Arguments that are functions, for which a file gives a name."""
+    described: Mapping[str, Described] = field(default_factory=dict)
+    """Arguments that are numbers, or functions that a file describes."""
 
     def check(self, arguments: Mapping[str, object]) -> tuple[dict[str, object], list[Problem]]:
         """The arguments, coerced to the builder's types, and all that is wrong with them.
@@ -49,13 +57,15 @@ class Signature:
         >>> signature(ramp, "Ramp").check({"start": 1, "stpo": 2})[1]
         [Problem(message="Ramp has no 'stpo'; did you mean 'stop'?", path=(), at=('stpo',))]
         """
+        read, problems = self._read(arguments)
         try:
-            valid = self.model.model_validate(dict(arguments))
+            valid = self.model.model_validate(read)
         except ValidationError as error:
-            return {}, self._problems(error, arguments)
+            unread = {problem.path[0] for problem in problems if problem.path}
+            return {}, problems + self._problems(error, arguments, unread)
         aliases = {field: str(info.alias) for field, info in self.model.model_fields.items()}
         given = {aliases[field]: getattr(valid, field) for field in aliases if field in valid.model_fields_set}
-        return {**given, **(valid.model_extra or {})}, []
+        return {**given, **(valid.model_extra or {})}, problems
 
     def targets(self, arguments: Mapping[str, object]) -> list[str]:
         """The names of parameters that stand in the arguments, whatever else is wrong with these."""
@@ -68,18 +78,41 @@ class Signature:
     def json_schema(self) -> dict[str, Any]:
         """The JSON Schema of the arguments."""
         schema = self.model.model_json_schema(by_alias=True)
-        for schema_of_one in schema.get("properties", {}).values():
+        for name, schema_of_one in schema.get("properties", {}).items():
             schema_of_one.pop("title", None)
+            if name in self.described:
+                number = {key: schema_of_one.pop(key) for key in ("type", "minimum", "maximum") if key in schema_of_one}
+                schema_of_one["anyOf"] = [number, *_described_schemas(self.described[name])]
         return schema
 
-    def _problems(self, error: ValidationError, arguments: Mapping[str, object]) -> list[Problem]:
+    def _read(self, arguments: Mapping[str, object]) -> tuple[dict[str, object], list[Problem]]:
+        """The arguments with functions in place of their names and descriptions; those that name nothing are left out."""
+        read, problems = dict(arguments), list[Problem]()
+        for name, named in self.by_name.items():
+            value = read.get(name)
+            if isinstance(value, str):
+                if value in named.table:
+                    read[name] = named.table[value]
+                else:
+                    problems.append(Problem(_unknown(named.kind, named.table, value), (name,), (name,)))
+                    del read[name]
+        for name, described in self.described.items():
+            value = read.get(name)
+            if isinstance(value, Mapping):
+                read[name], wrong = _described(described, value)
+                problems += [Problem(problem.message, (name, *problem.path), (name, *problem.at)) for problem in wrong]
+                if wrong:
+                    del read[name]
+        return read, problems
+
+    def _problems(self, error: ValidationError, arguments: Mapping[str, object], unread: Set[int | str]) -> list[Problem]:
         names = [str(info.alias) for info in self.model.model_fields.values()]
         problems: list[Problem] = []
         missing: list[str] = []
         messages: dict[Path, list[str]] = {}
         for fault in error.errors(include_url=False, include_context=False):
             if fault["type"] == "missing" and len(fault["loc"]) == 1:
-                missing.append(str(fault["loc"][0]))
+                missing += [str(fault["loc"][0])] if fault["loc"][0] not in unread else []
             elif fault["type"] == "extra_forbidden":
                 problems.append(self._stranger(str(fault["loc"][0]), [name for name in names if name not in arguments]))
             else:
@@ -104,6 +137,7 @@ def signature(builder: Callable[..., object], title: str, without: frozenset[str
     fields: dict[str, Any] = {}
     functions: set[str] = set()
     names: set[str] = set()
+    marks: dict[str, ByName | Described | None] = {}
     extra: typing.Literal["allow", "forbid"] = "forbid"
     for parameter in _parameters(builder):
         if parameter.kind is parameter.VAR_KEYWORD:
@@ -111,15 +145,75 @@ def signature(builder: Callable[..., object], title: str, without: frozenset[str
         if parameter.name in without or parameter.kind in (parameter.VAR_KEYWORD, parameter.VAR_POSITIONAL):
             continue
         annotation = annotations.get(parameter.name, Any)
-        if _takes_function(annotation):
+        marks[parameter.name] = mark = _mark(annotation)
+        if mark is None and _takes_function(annotation):
             functions.add(parameter.name)
             continue
         default = ... if parameter.default is parameter.empty else parameter.default
+        if isinstance(mark, ByName):
+            default = next((name for name, function in mark.table.items() if function is default), default)
         if annotation in (Names, Thresholds, Levels):
             names.add(parameter.name)
-        fields[f"field_{len(fields)}"] = (_concrete(annotation), Field(default, alias=parameter.name))
+        concrete = _concrete(annotation) if mark is None else _value(mark)
+        fields[f"field_{len(fields)}"] = (concrete, Field(default, alias=parameter.name))
     config = ConfigDict(extra=extra, allow_inf_nan=False, title=title, arbitrary_types_allowed=True)
-    return Signature(title, create_model(title, __config__=config, **fields), frozenset(functions), frozenset(names))
+    model = create_model(title, __config__=config, **fields)
+    by_name = {name: mark for name, mark in marks.items() if isinstance(mark, ByName)}
+    described = {name: mark for name, mark in marks.items() if isinstance(mark, Described)}
+    return Signature(title, model, frozenset(functions), frozenset(names), by_name, described)
+
+
+def _mark(annotation: object) -> ByName | Described | None:
+    """What marks an argument, or one member of its union, as a function that a file names or describes."""
+    for mark in getattr(annotation, "__metadata__", ()):
+        if isinstance(mark, ByName | Described):
+            return mark
+    members = typing.get_args(annotation) if typing.get_origin(annotation) in (typing.Union, types.UnionType) else ()
+    return next((mark for mark in map(_mark, members) if mark is not None), None)
+
+
+def _value(mark: ByName | Described) -> object:
+    """What pydantic checks of a marked argument, once names and descriptions have become functions: these pass, as None does."""
+
+    def passing(value: Any, check: Callable[[Any], Any]) -> Any:
+        return value if callable(value) or value is None else check(value)
+
+    if isinstance(mark, Described):
+        return Annotated[Sparsity, WrapValidator(passing)]
+    either = {"anyOf": [{"enum": sorted(mark.table)}, {"type": "string", "pattern": f"^{PLUGIN.pattern}$"}]}
+    return Annotated[str, WrapValidator(passing), WithJsonSchema(either)]
+
+
+def _unknown(kind: str, table: Mapping[str, object], name: object) -> str:
+    remedy = did_you_mean(name, table) if isinstance(name, str) else ""
+    return f"no {kind} is named {show(name)}" + (remedy or f"; choose one of {', '.join(sorted(table))}")
+
+
+def _described(mark: Described, tree: Mapping[str, object]) -> tuple[object, list[Problem]]:
+    """The function that ``{ramp: cosine, ...}`` describes, or None and what is wrong with it."""
+    name, arguments = tree.get(mark.kind), {key: value for key, value in tree.items() if key != mark.kind}
+    if name is None:
+        example = f"as in {{{mark.kind}: linear, start: 0.0, stop: 0.8}}"
+        return None, [Problem(f"is a mapping without '{mark.kind}'; name one of {', '.join(sorted(mark.table))}, {example}")]
+    if not isinstance(name, str) or name not in mark.table:
+        return None, [Problem(_unknown(mark.kind, mark.table, name), (), (mark.kind,))]
+    builder = mark.table[name]
+    given, problems = signature(builder, f"the {mark.kind} '{name}'").check(arguments)
+    if problems:
+        return None, problems
+    try:
+        return builder(**given), []
+    except ValueError as error:
+        return None, [Problem(str(error))]
+
+
+def _described_schemas(mark: Described) -> list[dict[str, Any]]:
+    """One JSON Schema for each name in the table."""
+    schemas = [signature(builder, name).json_schema() for name, builder in sorted(mark.table.items())]
+    for schema, name in zip(schemas, sorted(mark.table), strict=True):
+        schema["properties"] = {mark.kind: {"const": name}, **schema.get("properties", {})}
+        schema["required"] = [mark.kind, *schema.get("required", [])]
+    return schemas
 
 
 def _parameters(builder: Callable[..., object]) -> list[inspect.Parameter]:

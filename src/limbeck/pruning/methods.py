@@ -7,6 +7,7 @@ from collections.abc import Callable
 from torch import Tensor
 
 from limbeck.fields import Levels, Names, NonNegative, Positive, Sparsity, Thresholds
+from limbeck.pruning.composed import COMPOSED
 from limbeck.pruning.criteria import Splicing, in_standard_deviations
 from limbeck.pruning.pruner import Pruner, Selector
 from limbeck.pruning.selectors import Band, Below
@@ -66,12 +67,18 @@ def splicing_pruner(
     return Pruner(dict(sensitivities), score=Splicing(sensitivity_multiplier), select=select)
 
 
-PRUNERS: dict[str, Callable[..., Pruner]] = {
+ELEMENT_PRUNERS: dict[str, Callable[..., Pruner]] = {
     "AutomatedGradualPruner": automated_gradual_pruner,
     "BaiduRNNPruner": baidu_rnn_pruner,
     "MagnitudeParameterPruner": magnitude_pruner,
     "SensitivityPruner": sensitivity_pruner,
     "SparsityLevelParameterPruner": level_pruner,
     "SplicingPruner": splicing_pruner,
+}
+"""Pruners of single weights that need no data but the weights."""
+
+PRUNERS: dict[str, Callable[..., Pruner]] = {
+    **ELEMENT_PRUNERS,
+    **COMPOSED,
 }
 """Class names of the schedule file's ``pruners`` section."""

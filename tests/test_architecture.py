@@ -10,10 +10,11 @@ SOURCE = Path(__file__).parents[1] / "src"
 ALGORITHMS = ("pruning", "regularization", "quantization", "thinning", "training", "summaries")
 LAYERS: tuple[tuple[str, ...], ...] = (
     ("tile", "groups", "schedules", "names", "errors", "fields", "_inplace", "_version"),
-    ("masks", "events", "scheduler", "stats", "graph", "watch"),
+    ("masks", "events", "_steps", "scheduler", "stats", "graph", "watch"),
     ALGORITHMS,
     ("config",),
     ("apps",),
+    ("compat",),
     ("cli",),
 )
 LAYER = {part: number for number, parts in enumerate(LAYERS) for part in parts}

@@ -1,0 +1,104 @@
+"""Distiller's names over Limbeck: programs that were written for it run with another import.
+
+::
+
+    import limbeck.compat.distiller as distiller                 # import distiller, import distiller.config
+    from limbeck.compat.distiller import apputils                # import apputils
+    from limbeck.compat.distiller.data_loggers import TensorBoardLogger, PythonLogger
+
+Pruners and regularizers are taken from the tables of the schedule file, by the same names. What is different on purpose is told in
+``docs/from-distiller.md``. New code uses ``limbeck.load_schedule``.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from limbeck.compat.distiller import apputils, config, data_loggers, model_summaries, policy, pruning, regularization, scheduler, utils
+from limbeck.compat.distiller.config import dict_config, file_config
+from limbeck.compat.distiller.data_loggers import log_training_progress, log_weights_sparsity
+from limbeck.compat.distiller.maskers import ParameterMasker, create_model_masks_dict
+from limbeck.compat.distiller.model_summaries import model_summary, weights_sparsity_tbl_summary
+from limbeck.compat.distiller.policy import (
+    LossComponent,
+    LRPolicy,
+    PolicyLoss,
+    PruningPolicy,
+    RegularizationPolicy,
+    ScheduledTrainingPolicy,
+)
+from limbeck.compat.distiller.scheduler import CompressionScheduler
+from limbeck.compat.distiller.utils import (
+    density,
+    density_2D,
+    density_3D,
+    density_ch,
+    density_cols,
+    density_rows,
+    model_sparsity,
+    normalize_module_name,
+    sparsity,
+    sparsity_2D,
+    sparsity_3D,
+    sparsity_ch,
+    sparsity_cols,
+    sparsity_rows,
+)
+from limbeck.errors import did_you_mean
+from limbeck.training import MultiStepMultiGammaLR
+
+CLASSES = {**pruning.PRUNERS, **regularization.REGULARIZERS}
+"""Constructors of the pruners and regularizers, which are names of this module too."""
+
+__all__ = [
+    "CompressionScheduler",
+    "LRPolicy",
+    "LossComponent",
+    "MultiStepMultiGammaLR",
+    "ParameterMasker",
+    "PolicyLoss",
+    "PruningPolicy",
+    "RegularizationPolicy",
+    "ScheduledTrainingPolicy",
+    "apputils",
+    "config",
+    "create_model_masks_dict",
+    "data_loggers",
+    "density",
+    "density_2D",
+    "density_3D",
+    "density_ch",
+    "density_cols",
+    "density_rows",
+    "dict_config",
+    "file_config",
+    "log_training_progress",
+    "log_weights_sparsity",
+    "model_sparsity",
+    "model_summaries",
+    "model_summary",
+    "normalize_module_name",
+    "policy",
+    "pruning",
+    "regularization",
+    "scheduler",
+    "sparsity",
+    "sparsity_2D",
+    "sparsity_3D",
+    "sparsity_ch",
+    "sparsity_cols",
+    "sparsity_rows",
+    "utils",
+    "weights_sparsity_tbl_summary",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in CLASSES:
+        remedy = did_you_mean(name, [*CLASSES, *__all__]) or "; docs/from-distiller.md lists what is here"
+        raise AttributeError(f"limbeck.compat.distiller has no '{name}'{remedy}")
+    return CLASSES[name]
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *CLASSES])

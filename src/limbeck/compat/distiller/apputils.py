@@ -1,0 +1,61 @@
+"""The ancestor's helpers for applications."""
+
+from __future__ import annotations
+
+import logging
+import logging.config
+import os
+import sys
+from contextlib import suppress
+from datetime import datetime
+from pathlib import Path
+
+
+class MessageLogger(logging.LoggerAdapter[logging.Logger]):
+    """A logger that knows the folder of its run: ``logdir``, and in it ``log_filename``."""
+
+    def __init__(self, logger: logging.Logger, log_filename: Path) -> None:
+        super().__init__(logger, {})
+        self.logdir = str(log_filename.parent)
+        self.log_filename = str(log_filename)
+
+
+def config_pylogger(
+    log_cfg_file: str | os.PathLike[str], experiment_name: str | None, output_dir: str | os.PathLike[str] = "logs", verbose: bool = False
+) -> MessageLogger:
+    """Make ``output_dir/[experiment_name___]YYYY.MM.DD-HHMMSS/`` and a logger that writes to the console and to a file in there.
+
+    Where ``log_cfg_file`` is a file, the handlers are those that it describes, in the format of ``logging.config.fileConfig``, with
+    ``%(logfilename)s`` as the name of the log file. That function evaluates what stands there, so name only files that you trust. The links
+    ``latest_log_file`` and ``latest_log_dir`` in the current folder point at the newest run, where the file system has links.
+    """
+    name = "___".join(part for part in (experiment_name, f"{datetime.now():%Y.%m.%d-%H%M%S}") if part)
+    folder = Path(output_dir) / name
+    folder.mkdir(parents=True, exist_ok=True)
+    file = folder / f"{name}.log"
+    logger = logging.getLogger(f"{__name__}.{name}")
+    logger.setLevel(logging.DEBUG if verbose else logging.INFO)
+    if Path(log_cfg_file).is_file():
+        logging.config.fileConfig(log_cfg_file, defaults={"logfilename": str(file)}, disable_existing_loggers=False)
+    else:
+        logger.propagate = False
+        _write_to(logger, logging.StreamHandler(sys.stdout), "%(message)s")
+        _write_to(logger, logging.FileHandler(file, encoding="utf-8"), "%(asctime)s  %(message)s")
+    messages = MessageLogger(logger, file)
+    messages.info(f"Log file for this run: {file.resolve()}")
+    for link, target in (("latest_log_file", file), ("latest_log_dir", folder)):
+        _point(Path(link), target)
+    return messages
+
+
+def _write_to(logger: logging.Logger, handler: logging.Handler, line: str) -> None:
+    handler.setFormatter(logging.Formatter(line))
+    logger.addHandler(handler)
+
+
+def _point(link: Path, target: Path) -> None:
+    """Let a link point at the target; what is there and is no link stays, and so does a file system without links."""
+    with suppress(OSError):
+        if link.is_symlink():
+            link.unlink()
+        link.symlink_to(target.resolve())

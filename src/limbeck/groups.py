@@ -7,8 +7,8 @@ from typing import Literal
 
 from limbeck.tile import ALL, TENSOR, Tile
 
-GroupName = Literal["2D", "3D", "4D", "Filters", "Channels", "Rows", "Cols", "Rows+Cols", "Cols+Rows", "Channels+4D", "Blocks"]
-"""What a file may say; with ``+`` two groupings of the same tensor."""
+GroupName = Literal["2D", "3D", "4D", "Filters", "Channels", "Rows", "Cols", "Blocks"]
+"""The types that are one grouping; ``groupings`` knows pairs of them, ``Rows+Cols``, too."""
 
 GROUPS: dict[str, Tile] = {
     "2D": Tile((1, 1, ALL)),
@@ -23,7 +23,7 @@ GROUPS: dict[str, Tile] = {
 
 A weight is ``[out, in, ...]``. So a Linear layer's filters are its rows (output features) and its channels its columns (input features);
 the matrix of a convolution has a row for each filter and a column for each place in it, which is how its multiplication runs (Wen et al.
-2016, arXiv 1608.03665, section 3.2). A vector has none of them but ``4D``, and a matrix no ``2D`` kernels.
+2016, arXiv 1608.03665). A vector has none of them but ``4D``, and a matrix no ``2D`` kernels.
 """
 
 

@@ -17,6 +17,9 @@ from limbeck.tile import FILTERS, Tile
 BATCH_NORM = "fold_batchnorm"
 """The measured factor, against the weight, by which the following batch norm scales a filter: ``gamma / sqrt(running_var + eps)``."""
 
+ROWS = 256
+"""Distances are formed for so many units at a time."""
+
 
 @dataclass(frozen=True)
 class Units:
@@ -122,6 +125,24 @@ def maximum(units: Units) -> Tensor:
 def _mean(units: Units, measure: Measure) -> Tensor:
     total = units.total(measure)
     return total if isinstance(units.members, int) and units.members == 1 else total / units.members
+
+
+def geometric_median(units: Units) -> Tensor:
+    """Sum of the Euclidean distances to the other units, ``[units]`` (FPGM; He et al. 2019, arXiv 1811.00250).
+
+    The unit nearest to the geometric median of all, whatever its norm, can best be replaced by the others. A unit of zeros is gone: it scores
+    0 and counts for no other.
+    """
+    vectors = units.with_batch_norm().weight.detach().double()
+    alive = vectors.ne(0).any(1)
+    vectors, squares = vectors[alive], vectors[alive].square().sum(1)
+    scores = torch.zeros(len(alive), dtype=torch.float64, device=vectors.device)
+    parts = [
+        (squares[rows, None] + squares - 2 * vectors[rows] @ vectors.T).clamp_(min=0).sqrt_().sum(1)
+        for rows in (slice(begin, begin + ROWS) for begin in range(0, len(vectors), ROWS))
+    ]
+    scores[alive] = torch.cat([scores[:0], *parts])
+    return scores
 
 
 def in_standard_deviations(units: Units) -> Tensor:

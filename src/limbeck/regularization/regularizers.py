@@ -1,35 +1,66 @@
-"""Regularizers: a penalty for each target, and the action that adds it to the loss and cuts small weights."""
+"""The named regularizers: each builder is a composition, and its signature is the schema of the schedule file."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
-from typing import Literal
+from dataclasses import dataclass
+from typing import Annotated, Literal
 
-import torch
-from torch import Tensor
+from pydantic import Field
 
-from limbeck.events import Action, State
-from limbeck.fields import Thresholds
-from limbeck.names import resolve
-from limbeck.schedules import Moment
+from limbeck.errors import ScheduleError
+from limbeck.fields import NonNegative, Thresholds
+from limbeck.groups import group, groupings
+from limbeck.regularization.norms import GroupNorm, InverseVariance, Norm, Sum, ThresholdCriteria, l1_norm
+from limbeck.tile import ELEMENT, Tile
 
-ThresholdCriteria = Literal["Mean_Abs", "Max"]
+LassoGroup = Literal["2D", "3D", "Filters", "4D", "Channels", "Rows", "Cols", "Rows+Cols", "Cols+Rows", "Channels+4D"]
+GroupStrengths = Annotated[
+    Mapping[str, tuple[NonNegative, LassoGroup]],
+    Field(min_length=1, description="parameter name, glob or 're:REGEX' to [strength of 0 or more, group]"),
+]
+ChannelStrengths = Annotated[
+    Mapping[str, NonNegative | tuple[NonNegative, Literal["Channels"]]],
+    Field(min_length=1, description="parameter name, glob or 're:REGEX' to a strength of 0 or more, or to [strength, Channels]"),
+]
+
+
+@dataclass(frozen=True)
+class Penalty:
+    """What one target pays, ``strength * norm(weight)``; ``groups`` are its groupings, which are cut where the regularizer has a threshold.
+
+    ``least`` is how many groups a tensor must have.
+    """
+
+    strength: float
+    norm: Norm
+    groups: tuple[Tile, ...] = (ELEMENT,)
+    least: int = 0
+
+    def check(self, name: str, shape: tuple[int, ...]) -> None:
+        """Raise ``ScheduleError`` when a tensor of this shape does not have such groups."""
+        for tile in self.groups:
+            try:
+                found = math.prod(tile.grid(shape))
+            except ValueError as error:
+                raise ScheduleError(f"'{name}' cannot be cut into groups: {error}") from error
+            if found < self.least:
+                raise ScheduleError(f"'{name}' of shape {shape} has {found} of the groups and needs {self.least} or more; leave it out")
 
 
 @dataclass(frozen=True)
 class Regularizer:
-    """A penalty ``strength * norm(weight)`` for each target, and whether weights that do not exceed their strength are cut after each step."""
+    """A penalty for each target; with ``criteria``, the measure by which groups that do not exceed their strength are cut after each step."""
 
     name: str
-    strengths: Mapping[str, float]
-    norm: Callable[[Tensor], Tensor]
-    cuts: bool = False
+    targets: Mapping[str, Penalty]
+    criteria: ThresholdCriteria | None = None
 
-
-def l1_norm(weight: Tensor) -> Tensor:
-    """Sum of absolute weights, a scalar."""
-    return weight.abs().sum()
+    @property
+    def strengths(self) -> dict[str, float]:
+        """The strength of each target."""
+        return {name: penalty.strength for name, penalty in self.targets.items()}
 
 
 def l1_regularizer(reg_regims: Thresholds, threshold_criteria: ThresholdCriteria | None = None) -> Regularizer:
@@ -38,40 +69,52 @@ def l1_regularizer(reg_regims: Thresholds, threshold_criteria: ThresholdCriteria
     With ``threshold_criteria``, weights whose magnitude does not exceed the strength are set to zero after each step of the window (for
     single weights the mean and the maximum of a group are the same); they may come back in the next step.
 
-    >>> regularizer = l1_regularizer({"weight": 0.5})
-    >>> regularizer.norm(torch.tensor([1.0, -2.0])).item()
-    3.0
+    >>> l1_regularizer({"weight": 0.5}).strengths
+    {'weight': 0.5}
     """
-    return Regularizer("L1Regularizer", dict(reg_regims), l1_norm, cuts=threshold_criteria is not None)
+    return Regularizer("L1Regularizer", {name: Penalty(strength, l1_norm) for name, strength in reg_regims.items()}, threshold_criteria)
 
 
-class Regularize(Action):
-    """Adds a regularizer's penalty to the loss of every step in its window's epochs, or of the steps at which it fires."""
+def group_lasso_regularizer(reg_regims: GroupStrengths, threshold_criteria: ThresholdCriteria | None = None) -> Regularizer:
+    """``strength * sum of the groups' Euclidean norms`` for each target of ``reg_regims`` (structured sparsity; Wen et al. 2016, arXiv 1608.03665).
 
-    def __init__(self, regularizer: Regularizer) -> None:
-        self.regularizer = regularizer
+    Groups are not weighted by their size, as in Distiller; of a channel ``1e-8`` is added to the sum of squares. ``Rows+Cols`` and
+    ``Channels+4D`` add up both groupings. With ``threshold_criteria``, groups whose mean magnitude (``Mean_Abs``) or largest magnitude
+    (``Max``) does not exceed the strength are set to zero after each step of the window; they may come back in the next step.
 
-    def bind(self, state: State) -> None:
-        """Bring the targets to the model's parameter names; raises ``TargetError`` for one that matches nothing."""
-        self.regularizer = replace(self.regularizer, strengths=resolve(self.regularizer.strengths, state.parameters))
-
-    def before_backward_pass(self, state: State, moment: Moment) -> Mapping[str, Tensor]:
-        """The penalty, under the name ``<regularizer>_loss``."""
-        terms = [
-            strength * self.regularizer.norm(state.parameters[name].parameter)
-            for name, strength in self.regularizer.strengths.items()
-            if strength
-        ]
-        return {f"{self.regularizer.name}_loss": torch.stack(terms).sum()} if terms else {}
-
-    @torch.no_grad()
-    def on_minibatch_end(self, state: State, moment: Moment) -> None:
-        """Cut what does not exceed its strength; masks stay as they are."""
-        if self.regularizer.cuts:
-            for name, strength in self.regularizer.strengths.items():
-                weight = state.parameters[name].parameter
-                weight.masked_fill_(weight.abs() <= strength, 0.0)
+    >>> import torch
+    >>> regularizer = group_lasso_regularizer({"weight": (0.5, "Rows")})
+    >>> regularizer.targets["weight"].norm(torch.tensor([[3.0, 4.0], [0.0, 1.0]])).item()
+    6.0
+    """
+    targets = {name: Penalty(strength, _lasso_norm(kind), groupings(kind)) for name, (strength, kind) in reg_regims.items()}
+    return Regularizer("GroupLassoRegularizer", targets, threshold_criteria)
 
 
-REGULARIZERS: dict[str, Callable[..., Regularizer]] = {"L1Regularizer": l1_regularizer}
+def group_variance_regularizer(reg_regims: ChannelStrengths) -> Regularizer:
+    """``strength / variance of the channels' Euclidean norms`` for each target of ``reg_regims``: it drives channels apart, into large and small.
+
+    The variance is the unbiased one, so a tensor needs two channels or more. Channels are input channels: ``[out, in, ...]``.
+
+    >>> import torch
+    >>> regularizer = group_variance_regularizer({"weight": 0.5})
+    >>> regularizer.targets["weight"].norm(torch.tensor([[3.0, 0.0], [4.0, 1.0]])).item()
+    0.125
+    """
+    channels = group("Channels")
+    strengths = {name: value[0] if isinstance(value, tuple | list) else value for name, value in reg_regims.items()}
+    targets = {name: Penalty(strength, InverseVariance(channels), (channels,), least=2) for name, strength in strengths.items()}
+    return Regularizer("GroupVarianceRegularizer", targets)
+
+
+def _lasso_norm(kind: LassoGroup) -> Norm:
+    norms = tuple(GroupNorm(group(part), 1e-8 if part == "Channels" else 0.0) for part in kind.split("+"))
+    return norms[0] if len(norms) == 1 else Sum(norms)
+
+
+REGULARIZERS: dict[str, Callable[..., Regularizer]] = {
+    "GroupLassoRegularizer": group_lasso_regularizer,
+    "GroupVarianceRegularizer": group_variance_regularizer,
+    "L1Regularizer": l1_regularizer,
+}
 """Class names of the schedule file's ``regularizers`` section."""

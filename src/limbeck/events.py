@@ -8,9 +8,14 @@
       before_backward_pass         returns named penalties, which are added to the loss
         backward
       before_parameter_optimization
-        optimizer.step()           all masks applied again
+        optimizer.step()           dense copies of soft masks back before it
+      after_step                   for windows by step: the clock counts the step that was made; then all masks are applied again
       on_minibatch_end             thresholds of regularizers, learning rates by step
     on_epoch_end                   learning rates by epoch
+
+Those run when the window fires. An action that must look on at other times has ``watch_epoch``, ``watch_minibatch``, ``watch_step`` (between
+the backward pass and ``optimizer.step()``) and ``watch_epoch_end``: they are called each time, whatever the window says, with
+``(state, window)``, after the hooks that fire there.
 """
 
 from __future__ import annotations
@@ -22,9 +27,10 @@ from typing import Any
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from limbeck.errors import ScheduleError
 from limbeck.masks import Masks
 from limbeck.names import Named
-from limbeck.schedules import Clock, Moment
+from limbeck.schedules import Clock, Moment, Window
 
 HOOKS = (
     "on_epoch_begin",
@@ -34,6 +40,10 @@ HOOKS = (
     "on_minibatch_end",
     "on_epoch_end",
 )
+"""What a training loop calls; an action may have a hook of each name."""
+
+AFTER_STEP = "after_step"
+WATCHES = ("watch_epoch", "watch_minibatch", "watch_step", "watch_epoch_end")
 
 
 @dataclass
@@ -51,23 +61,94 @@ class State:
     """Which action set the learning rate last, and when: two at once are an error."""
     memo: dict[str, dict[str, float]] = field(default_factory=dict)
     """Numbers that are measured once, by parameter name; saved and restored with the rest."""
+    owners: dict[str, Action] = field(default_factory=dict)
+    """Which action made a parameter's mask last: its life is that action's affair, and no other's."""
 
 
 class Action:
-    """The "what" of a policy: any of the hooks below, all with one signature ``(state, moment)``; the base has none.
+    """The "what" of a policy: any of the hooks above, all with one signature ``(state, moment)``; the base has none.
 
-    ``bind(state)`` runs once when the scheduler is built, before training, and raises what is wrong. An action that holds numbers of its own
+    ``fits(window)`` and ``bind(state)`` run once when the scheduler is built, before training, and raise what is wrong. An action that holds numbers of its own
     gives and takes them through ``state_dict`` and ``load_state_dict(state, saved)``. ``before_backward_pass`` returns ``{name: penalty}``.
     """
 
 
 Hook = Callable[[State, Moment], Mapping[str, Tensor] | None]
+Watcher = Callable[[State, Window], None]
+PLAIN = {"Pruner": "Prune", "Regularizer": "Regularize"}
+"""Values that are no actions, and the actions that they go into."""
 
 
-def hook(action: Action, name: str) -> Hook | None:
-    """The action's hook of that name, or None."""
-    found: Hook | None = getattr(action, name, None)
-    return found
+class Policies:
+    """The (window, action) pairs in the order in which they run, and who of them has which hook."""
+
+    def __init__(self) -> None:
+        self.pairs: list[tuple[Window, Action]] = []
+        self._hooks: dict[str, list[tuple[Window, Hook]]] = {event: [] for event in (*HOOKS, AFTER_STEP)}
+        self._watchers: dict[str, list[tuple[Window, Watcher]]] = {event: [] for event in WATCHES}
+
+    def add(self, window: Window, action: Action, state: State) -> None:
+        """Append a policy; raises what the action finds wrong with its window or the model."""
+        for check, given in (("fits", window), ("bind", state)):
+            found = getattr(action, check, None)
+            if found is not None:
+                found(given)
+        self.pairs.append((window, action))
+        for table in (self._hooks, self._watchers):
+            for event, calls in table.items():
+                call = getattr(action, event, None)
+                if call is not None:
+                    calls.append((window, call))
+
+    def have(self, event: str) -> bool:
+        """Whether any action has a hook of that name."""
+        return bool(self._hooks[event])
+
+    def due(self, event: str, clock: Clock) -> bool:
+        """Whether any action with a hook of that name fires at this clock."""
+        return any(window.at(clock) is not None for window, _ in self._hooks[event])
+
+    def run(self, event: str, state: State, by_step: bool = True) -> list[tuple[str, Tensor]]:
+        """Call the hook of every action whose window, by epoch or ``by_step``, fires now; gives the penalties that they return."""
+        returned: list[tuple[str, Tensor]] = []
+        for window, call in self._hooks[event]:
+            moment = window.at(state.clock) if by_step or window.unit != "step" else None
+            given = None if moment is None else call(state, moment)
+            if given:
+                returned.extend(given.items())
+        return returned
+
+    def watch(self, event: str, state: State) -> None:
+        """Call every action that looks on, whatever its window says."""
+        for window, call in self._watchers[event]:
+            call(state, window)
+
+
+def as_policy(item: object, place: str) -> tuple[Window, Action]:
+    """A (window, action) pair, or ``ScheduleError`` that says what stands in its place.
+
+    >>> as_policy((Window(0, 2), Action()), "schedule[0]")[0]
+    Window(begin=0, end=2, every=1, unit='epoch', only=())
+    """
+    pair = tuple(item) if isinstance(item, tuple | list) else ()
+    if len(pair) != 2:
+        raise ScheduleError(f"{place} must be a pair (Window, Action), not {_kind(item)}; a schedule is a list of such pairs")
+    window, action = pair
+    if not isinstance(window, Window):
+        raise ScheduleError(f"{place}[0] must be a Window, as in Window(0, 10), not {_kind(window)}")
+    if not isinstance(action, Action):
+        wrap = PLAIN.get(type(action).__name__)
+        remedy = f"wrap it: {wrap}(...)" if wrap else "an action is an instance of a subclass of limbeck.Action, such as Prune(pruner)"
+        raise ScheduleError(f"{place}[1] must be an Action, not {_kind(action)}; {remedy}")
+    return window, action
+
+
+def _kind(value: object) -> str:
+    if isinstance(value, type):
+        return f"the class {value.__name__}"
+    if isinstance(value, tuple | list):
+        return f"a {type(value).__name__} of {len(value)}"
+    return f"{'an' if type(value).__name__[0] in 'AEIOUaeiou' else 'a'} {type(value).__name__}"
 
 
 def saved_state(action: Action) -> Any:

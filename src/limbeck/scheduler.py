@@ -2,22 +2,24 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Sized
-from dataclasses import replace
 from itertools import islice
 from typing import Any, TypeVar
-from weakref import WeakSet
 
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from limbeck.errors import CheckpointError, ScheduleError
-from limbeck.events import Action, State, hook, saved_state
+from limbeck._steps import PENALTIES, Steps
+from limbeck.errors import CheckpointError, ScheduleError, ScheduleWarning
+from limbeck.events import Action, Policies, State, as_policy, saved_state
 from limbeck.masks import Masks
 from limbeck.names import named_parameters
-from limbeck.schedules import Clock, Moment, Window
+from limbeck.schedules import Clock, Window
 
 B = TypeVar("B")
+PARTS = ("clock", "masks", "memo", "metrics", "actions")
+"""What the state of a scheduler of any version has."""
 
 
 class Scheduler:
@@ -33,7 +35,10 @@ class Scheduler:
             scheduler.metrics(loss=evaluate(model))
 
     The long form calls the six hooks by hand, in the order that ``limbeck.events`` draws. Either way all masks are applied again after every
-    ``optimizer.step()``, in every epoch, whether or not a policy is active: momentum and weight decay cannot revive a weight.
+    ``optimizer.step()``, in every epoch, whether or not a policy is active: momentum and weight decay cannot revive a weight. A loop that calls
+    no hook at all gets steps, penalties and masks by ``drive(optimizer)``.
+
+    Raises ``ScheduleError`` for a schedule that is not made of (Window, Action) pairs, and for an optimizer of another model.
 
     >>> import torch
     >>> from limbeck.pruning import Prune, level_pruner
@@ -49,19 +54,15 @@ class Scheduler:
     ) -> None:
         parameters = named_parameters(model)
         self._state = State(model, parameters, Masks(parameters))
-        self._schedule: list[tuple[Window, Action]] = []
+        self._policies = Policies()
+        self._steps = Steps(self._state, self._policies)
         self._epoch_open = False
-        self._masked = False  # since an optimizer step after which nothing else may move a masked parameter
-        self._prepared = False  # before_parameter_optimization has run for this step
-        self._begun = False  # the step that comes next has had its first minibatch
-        self._stepped = False  # the optimizer has stepped since the last step that was counted
-        self._components: dict[str, Tensor] = {}
-        self._followed: WeakSet[Optimizer] = WeakSet()
+        self._warned = False  # that penalties were not asked for
         self.text = text
         if optimizer is not None:
             self.attach(optimizer)
-        for window, action in schedule:
-            self.add(window, action)
+        for place, item in enumerate(_listed(schedule)):
+            self._policies.add(*as_policy(item, f"schedule[{place}]"), self._state)
 
     @property
     def clock(self) -> Clock:
@@ -81,46 +82,73 @@ class Scheduler:
     @property
     def schedule(self) -> tuple[tuple[Window, Action], ...]:
         """The (window, action) pairs in the order in which they run."""
-        return tuple(self._schedule)
+        return tuple(self._policies.pairs)
 
     @property
     def loss_components(self) -> Mapping[str, Tensor]:
         """The penalties that were added to the last loss, by name."""
-        return self._components
+        return self._steps.components
 
     def add(self, window: Window, action: Action) -> None:
-        """Append a policy; raises what the action finds wrong with the model, before any training."""
-        bind = getattr(action, "bind", None)
-        if bind is not None:
-            bind(self._state)
-        self._schedule.append((window, action))
+        """Append a policy; raises ``ScheduleError`` for what is none, and what the action finds wrong with the model, before any training."""
+        self._policies.add(*as_policy((window, action), "a policy"), self._state)
 
     def attach(self, optimizer: Optimizer) -> None:
-        """Let the masks follow every ``optimizer.step()``, also in loops that call no hook of ours (LBFGS, trainers)."""
+        """Let the masks follow every ``optimizer.step()``, also in loops that call no hook of ours (LBFGS, trainers).
+
+        Raises ``ScheduleError`` for an optimizer that holds none of the model's parameters.
+        """
+        self._steps.follow(optimizer)
         self._state.optimizer = optimizer
-        if optimizer not in self._followed:
-            self._followed.add(optimizer)
-            optimizer.register_step_pre_hook(self._before_step)
-            optimizer.register_step_post_hook(self._after_step)
+
+    def drive(self, optimizer: Optimizer) -> None:
+        """Let ``optimizer.step()`` carry the whole schedule, in a loop that calls no hook of ours; each call is one step.
+
+        In each: the gradients of this step's penalties are added, the optimizer steps, ``after_step`` hooks run, all masks are applied, the
+        clock moves on, and the next step begins: its masks are renewed. What fires at step 0 does so within the first ``optimizer.step()``:
+        a run that is resumed may load its model and its state before or after this call.
+
+        Raises ``ScheduleError`` for windows by epoch, and when an epoch has begun: an optimizer knows of none.
+
+        >>> import torch
+        >>> from limbeck.pruning import Prune, level_pruner
+        >>> layer = nn.Linear(4, 2)
+        >>> optimizer = torch.optim.SGD(layer.parameters(), lr=0.1)
+        >>> scheduler = Scheduler(layer, [(Window(1, 2, unit="step"), Prune(level_pruner({"weight": 0.5})))])
+        >>> scheduler.drive(optimizer)
+        >>> layer(torch.ones(1, 4)).sum().backward()
+        >>> optimizer.step()
+        >>> scheduler.clock.step, int(layer.weight.count_nonzero())
+        (1, 4)
+        """
+        if self._epoch_open:
+            raise ScheduleError("an epoch has begun, and optimizer.step() knows of none; build a scheduler of its own to drive")
+        for window, action in self.schedule:
+            if window.unit == "epoch":
+                raise ScheduleError(
+                    f"{type(action).__name__} has a window by epoch, {window.begin} to {window.end}, and a schedule that optimizer.step() "
+                    'drives has steps alone; give it in steps: Window(begin, end, every, unit="step"), or starting_step and ending_step'
+                )
+        self.attach(optimizer)
+        self._steps.drive(optimizer)
 
     # --- the six hooks -----------------------------------------------------------------------------------------------------------
 
     def on_epoch_begin(self, epoch: int, optimizer: Optimizer | None = None, **_: Any) -> None:
         """Renew and apply the masks of the policies that fire in this epoch."""
         self._use(optimizer)
-        self._state.clock = replace(self.clock, epoch=epoch, minibatch=0)
+        self._state.clock = Clock(epoch, 0, self.clock.step)
         self._epoch_open = True
-        self._run("on_epoch_begin")
+        self._steps.penalties_due = self._steps.penalties_asked = False
+        self._policies.run("on_epoch_begin", self._state)
+        self._policies.watch("watch_epoch", self._state)
 
     def on_minibatch_begin(
         self, epoch: int, minibatch_id: int, minibatches_per_epoch: int | None = None, optimizer: Optimizer | None = None
     ) -> None:
         """Renew and apply the masks of the policies that fire in this step, in its first minibatch if gradients add up over several."""
         self._enter(epoch, minibatch_id, minibatches_per_epoch, optimizer)
-        self._count_left()
-        self._masked = self._prepared = self._stepped = False
-        first, self._begun = not self._begun, True
-        self._run("on_minibatch_begin", by_step=first)
+        self._steps.begin()
 
     def before_backward_pass(
         self,
@@ -139,7 +167,7 @@ class Scheduler:
     ) -> None:
         """Between the backward pass and ``optimizer.step()``."""
         self._enter(epoch, minibatch_id, minibatches_per_epoch, optimizer)
-        self._prepare()
+        self._steps.prepare()
 
     def on_minibatch_end(
         self, epoch: int, minibatch_id: int, minibatches_per_epoch: int | None = None, optimizer: Optimizer | None = None
@@ -148,25 +176,24 @@ class Scheduler:
 
         A minibatch in which an attached optimizer made no step only adds to the gradient: the steps stand still.
         """
-        stepped = self._stepped or self._state.optimizer is None
+        stepped = self._steps.stepped or self._state.optimizer is None
         self._enter(epoch, minibatch_id, minibatches_per_epoch, optimizer)
-        if not self._masked:
-            self.masks.apply()
-        self._run("on_minibatch_end", by_step=stepped)
-        if stepped:
-            self._count_step()
-        self._state.clock = replace(self.clock, minibatch=minibatch_id + 1)
+        self._steps.end(stepped)
+        self._state.clock = Clock(epoch, minibatch_id + 1, self.clock.step)
 
     def on_epoch_end(self, epoch: int, optimizer: Optimizer | None = None, metrics: Mapping[str, float] | None = None, **_: Any) -> None:
         """After the evaluation, with its ``metrics``: learning rates by epoch; the clock moves to the next epoch."""
         self._use(optimizer)
-        self._count_left()
+        self._steps.count_left()
+        self.masks.close()
         self.metrics(**(metrics or {}))
-        self._state.clock = replace(self.clock, epoch=epoch)
-        self._run("on_epoch_end")
+        self._state.clock = Clock(epoch, self.clock.minibatch, self.clock.step)
+        self._policies.run("on_epoch_end", self._state)
+        self._policies.watch("watch_epoch_end", self._state)
+        self._warn_of_penalties()
         self._state.metrics = {}
         self._epoch_open = False
-        self._state.clock = replace(self.clock, epoch=epoch + 1, minibatch=0)
+        self._state.clock = Clock(epoch + 1, 0, self.clock.step)
 
     # --- the short form ----------------------------------------------------------------------------------------------------------
 
@@ -205,9 +232,8 @@ class Scheduler:
 
     def loss(self, loss: Tensor) -> Tensor:
         """The loss with the penalties of this step's policies added."""
-        self._components = {}
-        for name, penalty in self._run("before_backward_pass"):
-            self._components[name] = self._components[name] + penalty if name in self._components else penalty
+        self._refuse_driven()
+        for penalty in self._steps.penalties().values():
             loss = loss + penalty
         return loss
 
@@ -220,80 +246,81 @@ class Scheduler:
     def state_dict(self) -> dict[str, Any]:
         """Everything that a resumed run needs, except the model and the optimizer: clock, masks, measured numbers, the actions' own state."""
         clock = self.clock
+        places = {id(action): place for place, (_, action) in enumerate(self.schedule)}
         return {
             "clock": {"epoch": clock.epoch, "minibatch": clock.minibatch, "step": clock.step, "epoch_open": self._epoch_open},
-            "step": {"begun": self._begun, "stepped": self._stepped},
+            "step": {"begun": self._steps.begun, "stepped": self._steps.stepped},
             "masks": self.masks.state_dict(),
+            "aside": self.masks.aside_state_dict(),
+            "owners": {name: places[id(owner)] for name, owner in self._state.owners.items()},
             "memo": {name: dict(numbers) for name, numbers in self._state.memo.items()},
             "metrics": dict(self._state.metrics),
-            "actions": [[type(action).__name__, saved_state(action)] for _, action in self._schedule],
+            "actions": [[type(action).__name__, saved_state(action)] for _, action in self.schedule],
         }
 
     def load_state_dict(self, saved: Mapping[str, Any]) -> None:
         """Stand where ``state_dict`` was taken; load the model first and the optimizer's own state after it.
 
-        Raises ``CheckpointError`` when the state belongs to another schedule.
+        Raises ``CheckpointError`` for what is no scheduler's state, and for that of another schedule or model.
         """
-        here, there = [type(action).__name__ for _, action in self._schedule], [kind for kind, _ in saved["actions"]]
+        self._check(saved)
+        self.masks.load_state_dict(saved["masks"], saved.get("aside"))
+        clock = dict(saved["clock"])
+        self._epoch_open = bool(clock.pop("epoch_open"))
+        self._state.clock = Clock(**clock)
+        self._state.memo = {name: dict(numbers) for name, numbers in saved["memo"].items()}
+        self._state.metrics = dict(saved["metrics"])
+        self._state.owners = {name: self.schedule[place][1] for name, place in saved.get("owners", {}).items()}
+        for (_, action), (_, own) in zip(self.schedule, saved["actions"], strict=True):
+            load = getattr(action, "load_state_dict", None)
+            if load is not None:
+                load(self._state, own)
+        self._steps.restore(**saved.get("step", {"begun": False, "stepped": False}))  # earlier versions saved between two steps
+
+    # --- inside ------------------------------------------------------------------------------------------------------------------
+
+    def _check(self, saved: Mapping[str, Any]) -> None:
+        missing = [part for part in PARTS if part not in saved] if isinstance(saved, Mapping) else list(PARTS)
+        if missing:
+            raise CheckpointError(
+                f"this is not the state of a scheduler: it has no {', '.join(map(repr, missing))}; give what scheduler.state_dict() returned"
+            )
+        here, there = [type(action).__name__ for _, action in self.schedule], [kind for kind, _ in saved["actions"]]
         if here != there:
             raise CheckpointError(
                 f"the checkpoint's schedule has the actions {there}, this one {here}; resume with the schedule that was saved"
             )
-        clock = dict(saved["clock"])
-        self._epoch_open = bool(clock.pop("epoch_open"))
-        self._state.clock = Clock(**clock)
-        within = saved.get("step", {})  # checkpoints of earlier versions were taken between two steps
-        self._begun, self._stepped = within.get("begun", False), within.get("stepped", False)
-        self.masks.load_state_dict(saved["masks"])
-        self._state.memo = {name: dict(numbers) for name, numbers in saved["memo"].items()}
-        self._state.metrics = dict(saved["metrics"])
-        for (_, action), (_, own) in zip(self._schedule, saved["actions"], strict=True):
-            load = getattr(action, "load_state_dict", None)
-            if load is not None:
-                load(self._state, own)
-
-    # --- inside ------------------------------------------------------------------------------------------------------------------
 
     def _enter(self, epoch: int, minibatch: int, steps: int | None, optimizer: Optimizer | None) -> None:
         self._use(optimizer)
-        if self.clock.epoch != epoch or self.clock.minibatch != minibatch:
-            self._state.clock = replace(self.clock, epoch=epoch, minibatch=minibatch)
+        clock = self._state.clock
+        if clock.epoch != epoch or clock.minibatch != minibatch:
+            self._state.clock = Clock(epoch, minibatch, clock.step)
         if steps is not None:
             self._state.steps_per_epoch = steps
 
     def _use(self, optimizer: Optimizer | None) -> None:
+        self._refuse_driven()
         if optimizer is not None and optimizer is not self._state.optimizer:
             self.attach(optimizer)
 
-    def _count_step(self) -> None:
-        self._state.clock = replace(self.clock, step=self.clock.step + 1)
-        self._begun = self._stepped = False
+    def _refuse_driven(self) -> None:
+        if self._steps.driven:
+            raise ScheduleError("optimizer.step() drives this scheduler, penalties included: leave its hooks, epochs, steps and loss out")
 
-    def _count_left(self) -> None:
-        """Count the step of a minibatch that the loop left by ``break`` after ``optimizer.step()``."""
-        if self._begun and self._stepped:
-            self._count_step()
+    def _warn_of_penalties(self) -> None:
+        if self._steps.penalties_due and not self._steps.penalties_asked and not self._warned:
+            self._warned = True
+            names = sorted({type(action).__name__ for _, action in self.schedule if hasattr(action, PENALTIES)})
+            warnings.warn(
+                f"{', '.join(names)} had penalties to add in epoch {self.clock.epoch}, and the loop never asked for them: "
+                "use loss = scheduler.loss(loss), or loss = scheduler.before_backward_pass(...), before loss.backward()",
+                ScheduleWarning,
+                stacklevel=3,
+            )
 
-    def _run(self, event: str, by_step: bool = True) -> list[tuple[str, Tensor]]:
-        """Call the hook of every action whose window, by epoch or ``by_step``, fires now; gives the penalties that they return."""
-        returned: list[tuple[str, Tensor]] = []
-        for window, action in self._schedule:
-            call = hook(action, event)
-            moment: Moment | None = None if call is None or (window.unit == "step" and not by_step) else window.at(self.clock)
-            if call is not None and moment is not None:
-                returned.extend((call(self._state, moment) or {}).items())
-        return returned
 
-    def _prepare(self) -> None:
-        if not self._prepared:
-            self._prepared = True
-            self._run("before_parameter_optimization")
-
-    def _before_step(self, optimizer: Optimizer, *_: Any) -> None:
-        self._prepare()
-
-    def _after_step(self, optimizer: Optimizer, *_: Any) -> None:
-        self.masks.apply()
-        stepped = {id(parameter) for group in optimizer.param_groups for parameter in group["params"]}
-        self._masked = all(id(self._state.parameters[name].parameter) in stepped for name in self.masks)
-        self._prepared, self._stepped = False, True
+def _listed(schedule: Any) -> list[Any]:
+    if isinstance(schedule, Iterable) and not isinstance(schedule, str | Mapping):
+        return list(schedule)
+    raise ScheduleError(f"a schedule is a list of (Window, Action) pairs, not a {type(schedule).__name__}; put the pairs into a list")

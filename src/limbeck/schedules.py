@@ -293,6 +293,15 @@ class Window:
         if self.every < 1:
             raise ValueError(f"a frequency of {self.every} never fires: it must be 1 or more")
 
+    @property
+    def last(self) -> int | None:
+        """The last firing; None for an open window.
+
+        >>> Window(2, 9, 3).last
+        8
+        """
+        return None if self.end is None else self.begin + (self.end - 1 - self.begin) // self.every * self.every
+
     def at(self, clock: Clock) -> Moment | None:
         """The moment when the window fires at this clock, or None."""
         now = clock.read(self.unit)

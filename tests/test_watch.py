@@ -326,3 +326,34 @@ def test_a_wrapped_model_is_seen_under_its_own_names() -> None:
     wrapped(torch.randn(4, 2, 6, 6))
     watch.close()
     assert watch.state_dict()["norms"] == {"normed.weight": "bn1", "added.weight": "", "bare.weight": ""}
+
+
+@pytest.mark.parametrize("compiled_before", [False, True])
+def test_a_compiled_model_is_seen_while_the_watch_is_open_and_compiled_when_it_is_not(compiled_before: bool) -> None:
+    runs = []
+
+    def backend(graph: torch.fx.GraphModule, inputs: list[Tensor]) -> Callable[..., object]:
+        def run(*given: object) -> object:
+            runs.append(graph)
+            return graph.forward(*given)
+
+        return run
+
+    torch.compiler.reset()
+    net = Net()
+    model = torch.compile(net, backend=backend)
+    x = torch.randn(4, 2, 6, 6)
+    if compiled_before:
+        model(x)
+    one, other = watching(model, OUTPUT, names=CONVS), watching(model, FollowingNorm(), names=CONVS)
+    before = len(runs)
+    for watch in (one, other):
+        watch.open()
+    model(x)
+    for watch in (one, other):
+        watch.close()
+    assert len(runs) == before
+    assert one.missing() == other.missing() == ()
+    model(x)
+    assert len(runs) == before + 1
+    assert one.state_dict()["means"]["output"]["bare.weight"][1] == 4 * 2 * 6 * 6

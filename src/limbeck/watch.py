@@ -12,7 +12,9 @@ Nothing is read back from a device in a step, and what is added up is as small a
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, Literal
@@ -21,7 +23,6 @@ from weakref import ReferenceType, ref
 import torch
 from torch import Tensor, distributed, nn
 from torch.nn.modules.batchnorm import _BatchNorm
-from torch.utils.hooks import RemovableHandle
 
 from limbeck.errors import CheckpointError
 from limbeck.names import Named, canonical
@@ -144,27 +145,32 @@ class Watch:
         self._owners = list(_owners(model, self._parameters))
         self._convolved = {name for module, places in self._owners if isinstance(module, CONVOLUTIONS) for name, _ in places}
         self._norms = {canonical(name): module for name, module in model.named_modules() if isinstance(module, _BatchNorm)}
-        self._handles: list[RemovableHandle] = []
+        self._looking = ExitStack()
+        self._is_open = False
         self._outputs: dict[int, tuple[ReferenceType[Tensor], nn.Module, Places]] = {}
         self._totals: dict[str, dict[str, Tensor]] = {}
         self._means: dict[str, dict[str, _Mean]] = {}
         self._behind: dict[str, str] = {}  # which batch norm reads what a parameter's module gives; "" for none
 
     def open(self) -> None:
-        """Look at the forward passes from now on, as long as the model trains."""
-        if self._handles or not (self._activations or self._scales):
+        """Look at the forward passes from now on, as long as the model trains; what ``torch.compile`` made, which runs no hooks, stands aside."""
+        if self._is_open or not (self._activations or self._scales):
             return
+        self._is_open = True
         for module, places in self._owners:
-            self._handles.append(module.register_forward_hook(_Eye(partial(self._look, places)), with_kwargs=True))
+            self._looking.enter_context(module.register_forward_hook(_Eye(partial(self._look, places)), with_kwargs=True))
         for name, norm in self._norms.items() if self._scales or self._outward else ():
-            self._handles.append(norm.register_forward_hook(_Eye(partial(self._look_behind, name))))
+            self._looking.enter_context(norm.register_forward_hook(_Eye(partial(self._look_behind, name))))
+        if "torch._dynamo" in sys.modules:  # else nothing is compiled, and asking would import it
+            eager: Any = torch.compiler.set_stance("force_eager")
+            if eager.prev != eager.stance:  # who set it first takes it back, so that two watches may close in any order
+                self._looking.push(eager)
 
     def close(self) -> None:
         """Look no more; what was seen stays."""
-        for handle in self._handles:
-            handle.remove()
-        self._handles.clear()
+        self._looking.close()
         self._outputs.clear()
+        self._is_open = False
 
     @torch.no_grad()
     def step(self) -> None:
@@ -232,7 +238,7 @@ class Watch:
 
     def _unseen(self, name: str) -> list[str]:
         unseen = ["gradient"] if any(need.required and name not in self._totals.get(need.key, {}) for need in self._gradients) else []
-        unseen += [f"{need.side} of its module in training" for need in self._activations if name not in self._means.get(need.key, {})]
+        unseen += [f"measurable {need.side} of its module in training" for need in self._activations if name not in self._means.get(need.key, {})]
         if self._scales and name in self._convolved and name not in self._behind:
             unseen.append("forward pass of its module in training")
         return unseen

@@ -72,7 +72,7 @@ class Units:
         shape = self.tensor.shape
         if self.tensor.numel() == math.prod(self.unit.grid(shape)) * (block := math.prod(self.unit.block(shape))):
             return block
-        return reduced(self.unit, self.tensor, torch.ones_like)
+        return reduced(self.unit, torch.ones_like(self.tensor), torch.abs)  # beyond the end a folded tensor is 0
 
     def total(self, measure: Measure, *keys: str) -> Tensor:
         """The sum of ``measure(weight, *measured by these keys)`` over each unit's members, ``[units]``; element by element, in any layout.

@@ -9,8 +9,10 @@ from torch import Tensor
 from limbeck.fields import Levels, Names, NonNegative, Positive, Sparsity, Thresholds
 from limbeck.pruning.composed import COMPOSED
 from limbeck.pruning.criteria import Splicing, in_standard_deviations
+from limbeck.pruning.neurst import STEP_PRUNERS
 from limbeck.pruning.pruner import Pruner, Selector
 from limbeck.pruning.selectors import Band, Below
+from limbeck.pruning.structures import STRUCTURE_PRUNERS
 from limbeck.schedules import BaiduThreshold, Ramp
 
 
@@ -79,6 +81,8 @@ ELEMENT_PRUNERS: dict[str, Callable[..., Pruner]] = {
 
 PRUNERS: dict[str, Callable[..., Pruner]] = {
     **ELEMENT_PRUNERS,
+    **STRUCTURE_PRUNERS,
     **COMPOSED,
+    **STEP_PRUNERS,
 }
 """Class names of the schedule file's ``pruners`` section."""

@@ -56,3 +56,20 @@ def groupings(name: str, block_shape: Sequence[int] | None = None) -> tuple[Tile
     Raises ``ValueError`` as ``group`` does.
     """
     return tuple(group(part, block_shape) for part in name.split("+"))
+
+
+def misfit(tile: Tile, shape: Sequence[int]) -> str | None:
+    """Why a tensor of this shape cannot be cut into these groups, in words; None when it can.
+
+    >>> misfit(GROUPS["2D"], (10, 20))
+    'a shape of (10, 20) has no groups of type 2D; they take 3 axes or more'
+    """
+    try:
+        tile.grid(shape)
+    except ValueError as error:
+        names = " or ".join(name for name, known in GROUPS.items() if known == tile)
+        if len(tile.sizes) <= len(shape):
+            return str(error)
+        what = f"groups of type {names}" if names else f"blocks of {list(tile.sizes)}"
+        return f"a shape of {tuple(shape)} has no {what}; they take {len(tile.sizes)} axes or more"
+    return None

@@ -238,15 +238,13 @@ class _Instances:
             self.fault(message, place(target, arguments, path) or path)
 
     def check_units(self, made: object, targets: Mapping[str, Any], path: Path) -> None:
-        """Given a model: each target's tensor can be cut into the units of a pruner."""
-        unit = getattr(made, "unit", None)
-        if self.parameters is None or unit is None:
+        """Given a model: a mask can be made for each target's tensor, by its shape."""
+        misfits = getattr(made, "misfits", None)
+        if self.parameters is None or misfits is None:
             return
-        for name in _resolvable(targets, self.parameters):
-            try:
-                unit.grid(self.parameters[name].parameter.shape)
-            except ValueError as error:
-                self.fault(f"'{name}' cannot be cut into units: {error}", path)
+        resolved = _resolvable(targets, self.parameters)
+        for message in misfits(resolved, {name: tuple(self.parameters[name].parameter.shape) for name in resolved}):
+            self.fault(message, path)
 
     def warn_of_patterns(self, targets: Mapping[str, Any], arguments: object, path: Path, parameters: Mapping[str, Named]) -> None:
         """Patterns that do nothing, and those by which a pruner gets hold of more than is probably meant."""

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any, TypeVar
 
@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from limbeck.errors import MaskError
+from limbeck.groups import misfit
 from limbeck.pruning._select import lowest_magnitude
 from limbeck.pruning.criteria import BATCH_NORM, Criterion, Units, l1
 from limbeck.pruning.selectors import Lowest
@@ -100,6 +101,26 @@ class Pruner:
         target = self.targets[name]
         return self.unit if not isinstance(target, Cut) or target.unit is None else target.unit
 
+    def misfits(self, targets: Mapping[str, float | Schedule], shapes: Mapping[str, Sequence[int]]) -> Iterator[str]:
+        """What is wrong with parameters that no mask can be made for, whatever they hold; ``targets`` are resolved, and have ``shapes``.
+
+        >>> next(Pruner({"*": 0.5}, unit=Tile((1, 1, -1))).misfits({"fc.weight": 0.5}, {"fc.weight": (3, 4)}))
+        "'fc.weight' cannot be cut into units: a shape of (3, 4) has no groups of type 2D; they take 3 axes or more"
+        """
+        resolved, counts = replace(self, targets=targets), dict[str, int]()
+        for name in targets:
+            unit = resolved.unit_of(name)
+            message = misfit(unit, shapes[name])
+            if message is None and self.pool is not None:
+                message = misfit(self.pool, unit.grid(shapes[name]))
+            if message is not None:
+                yield f"'{name}' cannot be cut into units: {message}"
+            else:
+                counts[name] = math.prod(unit.grid(shapes[name]))
+        if self.tie is not None:
+            names = resolved._leaders_first(counts)
+            yield from (f"'{name}' {_unequal(counts, name, names[0])}" for name in names if counts[name] != counts[names[0]])
+
     def masks(self, sites: Mapping[str, Site], moment: Moment) -> dict[str, Tensor]:
         """The new mask of every site, each named in ``targets``; raises ``MaskError``, naming the tensor, where none can be made."""
         amounts = {name: _named(name, partial(at, self.targets[name], moment)) for name in sites}
@@ -135,13 +156,16 @@ class Pruner:
         kept = None if kept is None else pool.fold(kept.reshape(grid))
         return pool.unfold(self.select(pool.fold(scores.reshape(grid), fill=-math.inf), kept, units.amount), grid).reshape(-1)
 
+    def _leaders_first(self, names: Iterable[str]) -> list[str]:
+        return sorted(names, key=lambda name: not getattr(self.targets[name], "leads", False))
+
     def _masks_tied(self, tie: Tie, views: Mapping[str, Units], scores: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """One choice for all; a unit counts as kept so far when any tensor keeps it."""
-        names = sorted(views, key=lambda name: not getattr(self.targets[name], "leads", False))
-        leader, sizes = names[0], {name: len(scores[name]) for name in names}
+        names, counts = self._leaders_first(views), {name: len(scores[name]) for name in views}
+        leader = names[0]
         for name in names:
-            if sizes[name] != sizes[leader]:
-                raise MaskError(f"'{name}' has {sizes[name]} units and '{leader}' {sizes[leader]}: one verdict for both needs equally many")
+            if counts[name] != counts[leader]:
+                raise MaskError(f"'{name}' {_unequal(counts, name, leader)}")
         _one_amount(views, "one verdict for all tensors")
         verdict = tie([scores[name] for name in names])
         masks = [units.kept for units in views.values() if units.mask is not None]
@@ -155,6 +179,10 @@ class Pruner:
         keep = self.select(torch.cat(list(scores.values()))[None], torch.cat(kept)[None], amount)[0]
         shares = torch.split(keep, [len(values) for values in scores.values()])
         return {name: _spread(share, views[name]) for name, share in zip(scores, shares, strict=True)}
+
+
+def _unequal(counts: Mapping[str, int], name: str, leader: str) -> str:
+    return f"has {counts[name]} units and '{leader}' {counts[leader]}: one verdict for both needs equally many; leave one of them out"
 
 
 def _one_amount(views: Mapping[str, Units], what: str) -> float:

@@ -68,8 +68,6 @@ class Steps:
         first, self.begun = not self.begun, True
         self._policies.run("on_minibatch_begin", self._state, by_step=first)
         self._policies.watch("watch_minibatch", self._state)
-        if not self.penalties_due and self._policies.have(PENALTIES):
-            self.penalties_due = self._policies.due(PENALTIES, self._state.clock)
 
     def penalties(self) -> dict[str, Tensor]:
         """The penalties of this step's policies by name; equal names are added up."""
@@ -86,6 +84,7 @@ class Steps:
         self._prepared = True
         if self.driven:
             self._add_penalty_gradients()
+        self._note_penalties()
         self._policies.run("before_parameter_optimization", self._state)
         self._policies.watch("watch_step", self._state)
         self._state.masks.open()
@@ -95,6 +94,7 @@ class Steps:
         if stepped and not self.stepped:  # by an optimizer that is not followed
             self._refuse_unopened()
             self._fire_after_step()
+        self._note_penalties()
         if not self._masked:
             self._state.masks.apply()
         self._policies.run("on_minibatch_end", self._state, by_step=stepped)
@@ -157,6 +157,11 @@ class Steps:
             self._policies.run(AFTER_STEP, self._state)
         finally:
             self._state.clock = clock
+
+    def _note_penalties(self) -> None:
+        """Gradients are used, or will be: were there penalties to be added before?"""
+        if not self.penalties_due and self._policies.have(PENALTIES) and self._policies.due(PENALTIES, self._state.clock):
+            self.penalties_due = any(named.parameter.grad is not None for named in self._state.parameters.values())
 
     def _refuse_unopened(self) -> None:
         if name := self._state.masks.unopened:

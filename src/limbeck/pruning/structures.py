@@ -48,7 +48,7 @@ def _unit(group_type: str, kwargs: BlockShape | None, rows_are_columns: bool = F
     return group("Cols" if rows_are_columns else group_type, (kwargs or {}).get("block_shape"))
 
 
-def _pruner(score: Criterion, amount: float | Schedule, weights: Sequence[str], unit: Tile, dependency: Dependency | None) -> Pruner:
+def ranked(score: Criterion, amount: float | Schedule, weights: Sequence[str], unit: Tile, dependency: Dependency | None) -> Pruner:
     """The lowest structures of each tensor, or, with a leader, those of the first for all."""
     targets: dict[str, float | Schedule] = dict.fromkeys(weights, amount)
     if dependency is None:
@@ -86,7 +86,7 @@ def _ranked_by(score: Criterion, what: str) -> Callable[..., Pruner]:
         seed: Whole = 0,
     ) -> Pruner:
         scored = Noise(score, noise, seed) if noise else score
-        pruner = _pruner(scored, desired_sparsity, weights, _unit(group_type, kwargs, rows_are_columns), group_dependency)
+        pruner = ranked(scored, desired_sparsity, weights, _unit(group_type, kwargs, rows_are_columns), group_dependency)
         return replace(pruner, select=Lowest(rounding_fn, group_size))
 
     build.__doc__ = f"""Drop exactly a fraction of each tensor's structures: those of {what}.
@@ -155,7 +155,7 @@ def random_level_structure_pruner(  # noqa: PLR0913, PLR0917  # Distiller's eigh
         group_type, low, weights, group_dependency, kwargs, noise, group_size, rounding_fn, rows_are_columns, seed
     )
     if group_dependency is not None:
-        return replace(pruner, targets=_pruner(l1, Uniform(low, high, seed), weights, pruner.unit, group_dependency).targets)
+        return replace(pruner, targets=ranked(l1, Uniform(low, high, seed), weights, pruner.unit, group_dependency).targets)
     return replace(pruner, targets={name: Uniform(low, high, seed, name) for name in weights})
 
 
@@ -172,7 +172,7 @@ def random_ranked_filter_pruner(
     The order is drawn once for the run, so that a weight that was zeroed is not brought back, as a zero, in another's place; ``redraw`` draws
     a new one at every renewal, as Distiller did.
     """
-    return _pruner(Chance(seed, redraw), desired_sparsity, weights, group(group_type), group_dependency)
+    return ranked(Chance(seed, redraw), desired_sparsity, weights, group(group_type), group_dependency)
 
 
 def random_ranked_filter_pruner_agp(
@@ -197,7 +197,7 @@ def bernoulli_filter_pruner(
     The kept weights are divided by the kept fraction while the mask is soft, which the policy's ``args`` say: ``mini_batch_pruning_frequency: 1``
     and ``use_double_copies: true`` make it a dropout of filters (Pan et al. 2018, arXiv 1811.06783). One filter at least is kept.
     """
-    pruner = _pruner(Chance(seed, redraw=True), desired_sparsity, weights, group(group_type), group_dependency)
+    pruner = ranked(Chance(seed, redraw=True), desired_sparsity, weights, group(group_type), group_dependency)
     return replace(pruner, select=Survivors(), rescale=True)
 
 

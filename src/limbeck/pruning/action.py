@@ -86,8 +86,14 @@ class Prune(Action):
             raise ScheduleError("after_step follows single steps; give the window in steps")
 
     def bind(self, state: State) -> None:
-        """Bring the targets to the model's parameter names; raises ``TargetError`` for one that matches nothing."""
+        """Bring the targets to the model's parameter names.
+
+        Raises ``TargetError`` for one that matches nothing, and ``ScheduleError`` for a tensor of which no mask can be made.
+        """
         self.pruner = replace(self.pruner, targets=resolve(self.pruner.targets, state.parameters))
+        shapes = {name: tuple(state.parameters[name].parameter.shape) for name in self.pruner.targets}
+        if faults := list(self.pruner.misfits(self.pruner.targets, shapes)):
+            raise ScheduleError("; ".join(faults), faults)
         needs = self.pruner.needs
         needs = [] if needs is None else list(needs) if isinstance(needs, tuple | list) else [needs]
         if self._fold:
@@ -110,7 +116,7 @@ class Prune(Action):
             return
         minibatch, every = state.clock.minibatch, self._options.every_minibatches
         if every and minibatch and (state.clock.epoch * (state.steps_per_epoch or 0) + minibatch) % every == 0:
-            self._fire(state, moment)
+            self._fire(state, replace(moment, minibatch=minibatch))
 
     def after_step(self, state: State, moment: Moment) -> None:
         """Renew, for windows by step, by the weights as the step has left them."""

@@ -111,7 +111,7 @@ class Pruner:
         for name in targets:
             unit = resolved.unit_of(name)
             message = misfit(unit, shapes[name])
-            if message is None and self.pool is not None:
+            if message is None and self.pool is not None and math.prod(shapes[name]):
                 message = misfit(self.pool, unit.grid(shapes[name]))
             if message is not None:
                 yield f"'{name}' cannot be cut into units: {message}"

@@ -8,6 +8,7 @@ import os
 import sys
 from contextlib import suppress
 from datetime import datetime
+from itertools import count
 from pathlib import Path
 
 
@@ -29,12 +30,10 @@ def config_pylogger(
     ``%(logfilename)s`` as the name of the log file. That function evaluates what stands there, so name only files that you trust. The links
     ``latest_log_file`` and ``latest_log_dir`` in the current folder point at the newest run, where the file system has links.
     """
-    name = "___".join(part for part in (experiment_name, f"{datetime.now():%Y.%m.%d-%H%M%S}") if part)
-    folder = Path(output_dir) / name
-    folder.mkdir(parents=True, exist_ok=True)
-    file = folder / f"{name}.log"
-    logger = logging.getLogger(f"{__name__}.{name}")
-    logger.setLevel(logging.DEBUG if verbose else logging.INFO)
+    folder = _new_folder(Path(output_dir), "___".join(part for part in (experiment_name, f"{datetime.now():%Y.%m.%d-%H%M%S}") if part))
+    file = folder / f"{folder.name}.log"
+    logger = logging.Logger(folder.name, logging.DEBUG if verbose else logging.INFO)
+    logger.parent = logging.getLogger()
     if Path(log_cfg_file).is_file():
         logging.config.fileConfig(log_cfg_file, defaults={"logfilename": str(file)}, disable_existing_loggers=False)
     else:
@@ -46,6 +45,16 @@ def config_pylogger(
     for link, target in (("latest_log_file", file), ("latest_log_dir", folder)):
         _point(Path(link), target)
     return messages
+
+
+def _new_folder(parent: Path, name: str) -> Path:
+    """A folder of that name, or, where a run began in the same second, of that name and a number."""
+    for number in count(1):
+        folder = parent / (name if number == 1 else f"{name}-{number}")
+        with suppress(FileExistsError):
+            folder.mkdir(parents=True)
+            return folder
+    raise AssertionError("unreachable: count is endless")
 
 
 def _write_to(logger: logging.Logger, handler: logging.Handler, line: str) -> None:

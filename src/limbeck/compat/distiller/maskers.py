@@ -31,8 +31,8 @@ class ParameterMasker:
     def mask(self, keep: Tensor | None) -> None:
         if keep is not None:
             self._masks.put(self.param_name, keep.bool())
-        elif self.param_name in self._masks:
-            self._masks.load_state_dict({name: other for name, other in self._masks.items() if name != self.param_name})
+        else:
+            self._masks.drop([self.param_name])
 
     @torch.no_grad()
     def apply_mask(self, tensor: Tensor) -> Tensor:

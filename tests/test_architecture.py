@@ -10,9 +10,10 @@ SOURCE = Path(__file__).parents[1] / "src"
 ALGORITHMS = ("pruning", "regularization", "quantization", "thinning", "training", "summaries")
 LAYERS: tuple[tuple[str, ...], ...] = (
     ("tile", "groups", "schedules", "names", "errors", "fields", "_inplace", "_version"),
-    ("masks", "events", "_steps", "scheduler", "stats", "graph", "watch"),
+    ("masks", "events", "_hooks", "_steps", "scheduler", "stats", "graph", "watch"),
     ALGORITHMS,
     ("config",),
+    ("optimizer",),
     ("apps",),
     ("compat",),
     ("cli",),

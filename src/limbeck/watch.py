@@ -13,7 +13,7 @@ Nothing is read back from a device in a step, and what is added up is as small a
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import partial
@@ -24,14 +24,13 @@ import torch
 from torch import Tensor, distributed, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from limbeck.errors import CheckpointError
+from limbeck._hooks import Eye, Places, first_tensor, owners
+from limbeck.errors import CheckpointError, MaskError
 from limbeck.names import Named, canonical
 from limbeck.tile import Tile
 
-Places = tuple[tuple[str, str], ...]
-"""Of a module that holds watched parameters: their canonical names, and the attributes under which it does."""
-
 CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
+TRANSPOSED = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
 
 
 @dataclass(frozen=True)
@@ -72,7 +71,18 @@ class FollowingNorm:
     key: str = "fold_batchnorm"
 
 
-Need = Gradients | Activations | FollowingNorm
+@dataclass(frozen=True)
+class Beside:
+    """The largest magnitude in each entry, along the first axis, of what the parameter's module holds under ``attribute``: ``[entries]``.
+
+    It is read as it stands, masks applied. A batch norm's bias has its scales beside it, and a convolution's its filters.
+    """
+
+    key: str = "beside"
+    attribute: str = "weight"
+
+
+Need = Gradients | Activations | FollowingNorm | Beside
 
 
 @dataclass
@@ -94,20 +104,6 @@ class _Mean:
         distributed.all_reduce(total)
         distributed.all_reduce(count)
         return total / count
-
-
-class _Eye:
-    """A forward hook of which a copy, by ``deepcopy`` or pickle, sees nothing: a copied model is not the one that is watched."""
-
-    def __init__(self, look: Callable[..., None] | None) -> None:
-        self._look = look
-
-    def __call__(self, *seen: Any) -> None:
-        if self._look is not None:
-            self._look(*seen)
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        return _Eye, (None,)
 
 
 class Watch:
@@ -140,9 +136,10 @@ class Watch:
         self._activations = [need for need in needs if isinstance(need, Activations)]
         self._outward = [need for need in self._activations if need.side == "output"]
         self._scales = [need for need in needs if isinstance(need, FollowingNorm)]
+        self._beside = [need for need in needs if isinstance(need, Beside)]
         self._model, self._unit_of = model, unit_of
         self._parameters = {name: parameters[name].parameter for name in names}
-        self._owners = list(_owners(model, self._parameters))
+        self._owners = list(owners(model, self._parameters))
         self._convolved = {name for module, places in self._owners if isinstance(module, CONVOLUTIONS) for name, _ in places}
         self._norms = {canonical(name): module for name, module in model.named_modules() if isinstance(module, _BatchNorm)}
         self._looking = ExitStack()
@@ -158,9 +155,9 @@ class Watch:
             return
         self._is_open = True
         for module, places in self._owners:
-            self._looking.enter_context(module.register_forward_hook(_Eye(partial(self._look, places)), with_kwargs=True))
+            self._looking.enter_context(module.register_forward_hook(Eye(partial(self._look, places)), with_kwargs=True))
         for name, norm in self._norms.items() if self._scales or self._outward else ():
-            self._looking.enter_context(norm.register_forward_hook(_Eye(partial(self._look_behind, name))))
+            self._looking.enter_context(norm.register_forward_hook(Eye(partial(self._look_behind, name))))
         if "torch._dynamo" in sys.modules:  # else nothing is compiled, and asking would import it
             eager: Any = torch.compiler.set_stance("force_eager")
             if eager.prev != eager.stance:  # who set it first takes it back, so that two watches may close in any order
@@ -202,6 +199,7 @@ class Watch:
         totals = {need.key: self._totals.get(need.key, {}).get(name) for need in self._gradients}
         found = {key: unit.unfold(total[:, None], shape) for key, total in totals.items() if total is not None}
         found |= {need.key: self._means[need.key][name].over_all_processes() for need in self._activations}
+        found |= {need.key: self._magnitudes_beside(name, need.attribute) for need in self._beside}
         return found | {need.key: self._scale(name) for need in self._scales}
 
     def forget(self) -> None:
@@ -238,10 +236,20 @@ class Watch:
 
     def _unseen(self, name: str) -> list[str]:
         unseen = ["gradient"] if any(need.required and name not in self._totals.get(need.key, {}) for need in self._gradients) else []
-        unseen += [f"measurable {need.side} of its module in training" for need in self._activations if name not in self._means.get(need.key, {})]
+        unseen += [
+            f"measurable {need.side} of its module in training" for need in self._activations if name not in self._means.get(need.key, {})
+        ]
         if self._scales and name in self._convolved and name not in self._behind:
             unseen.append("forward pass of its module in training")
         return unseen
+
+    def _magnitudes_beside(self, name: str, attribute: str) -> Tensor:
+        owner = next(module for module, places in self._owners for owned, _ in places if owned == name)
+        other, entries = getattr(owner, attribute, None), self._parameters[name].numel()
+        if not isinstance(other, Tensor) or isinstance(owner, TRANSPOSED) or other.shape[:1] != self._parameters[name].shape:
+            kind = type(owner).__name__
+            raise MaskError(f"'{name}' has no '{attribute}' of {entries} entries beside it in its {kind}; take it out of the targets")
+        return other.detach().reshape(entries, -1).abs().amax(1)
 
     def _scale(self, name: str) -> Tensor:
         parameter, norm = self._parameters[name], self._norms.get(self._behind.get(name, ""))
@@ -255,7 +263,7 @@ class Watch:
         """Of a module that holds watched parameters, after its forward pass."""
         if not self._model.training:
             return
-        taken, given = _first((*args, *kwargs.values())), _first(output)
+        taken, given = first_tensor((*args, *kwargs.values())), first_tensor(output)
         if given is not None:
             self._outputs[id(given)] = ref(given), module, places
         for name, attribute in places:
@@ -287,19 +295,3 @@ class Watch:
         if name not in means:
             means[name] = _Mean(torch.zeros_like(value, dtype=torch.float32), 0)
         means[name].add(value, activation.numel())
-
-
-def _owners(model: nn.Module, parameters: Mapping[str, nn.Parameter]) -> Iterator[tuple[nn.Module, Places]]:
-    """Every module that holds watched parameters; a tied parameter has several."""
-    names = {id(parameter): name for name, parameter in parameters.items()}
-    for module in model.modules():
-        places = tuple((names[id(own)], attribute) for attribute, own in module._parameters.items() if own is not None and id(own) in names)
-        if places:
-            yield module, places
-
-
-def _first(values: Any) -> Tensor | None:
-    """The first of what a module takes or gives, if that is a tensor; of a packed sequence its data."""
-    while isinstance(values, tuple | list) and values:
-        values = values[0]
-    return values if isinstance(values, Tensor) else None

@@ -10,6 +10,7 @@ from limbeck.fields import Levels, Names, NonNegative, Positive, Sparsity, Thres
 from limbeck.pruning.composed import COMPOSED
 from limbeck.pruning.criteria import Splicing, in_standard_deviations
 from limbeck.pruning.neurst import STEP_PRUNERS
+from limbeck.pruning.observed import OBSERVED_PRUNERS
 from limbeck.pruning.pruner import Pruner, Selector
 from limbeck.pruning.selectors import Band, Below
 from limbeck.pruning.structures import STRUCTURE_PRUNERS
@@ -82,6 +83,7 @@ ELEMENT_PRUNERS: dict[str, Callable[..., Pruner]] = {
 PRUNERS: dict[str, Callable[..., Pruner]] = {
     **ELEMENT_PRUNERS,
     **STRUCTURE_PRUNERS,
+    **OBSERVED_PRUNERS,
     **COMPOSED,
     **STEP_PRUNERS,
 }

@@ -12,20 +12,28 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from limbeck.errors import MaskError
-from limbeck.pruning import _select
-from limbeck.pruning._select import lowest, lowest_by_sort, lowest_magnitude
+from limbeck.pruning import _bracket, _select, _threads
+from limbeck.pruning._select import lowest, lowest_by_sort, lowest_magnitude, lowest_together
+from limbeck.pruning._threads import in_threads
 
 DTYPES = [torch.float16, torch.bfloat16, torch.float32, torch.float64]
 NAN = float("nan")
-fixture_once = settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
+fixture_once = settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
 
 
-@pytest.fixture(params=[(1 << 17, 1 << 17), (3, 1), (7, 4), (64, 1)], ids=["as shipped", "chunk 3", "chunk 7", "chunk 64"])
+@pytest.fixture(
+    params=[None, (3, 1, 1), (7, 4, 1), (64, 1, 1), (5, 1, 3)], ids=["as shipped", "chunk 3", "chunk 7", "chunk 64", "3 threads"]
+)
 def sizes(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     """Chunks and the size of a large pool turned down, so that a handful of scores spans several chunks and is bracketed."""
-    chunk, large = request.param
-    monkeypatch.setattr(_select, "CHUNK", chunk)
+    if request.param is None:
+        return
+    chunk, large, threads = request.param
+    for module in (_select, _bracket):
+        monkeypatch.setattr(module, "CHUNK", chunk)
     monkeypatch.setattr(_select, "LARGE", large)
+    monkeypatch.setattr(_threads, "ENOUGH", 1)
+    monkeypatch.setattr(torch, "get_num_threads", lambda: threads)
 
 
 def by_stable_argsort(scores: Tensor, kept: Tensor | None, dropped: int) -> Tensor:
@@ -52,6 +60,109 @@ def cases(draw: st.DrawFn) -> tuple[Tensor, Tensor | None, int]:
 def test_lowest_is_what_a_stable_sort_drops(case: tuple[Tensor, Tensor | None, int]) -> None:
     scores, kept, dropped = case
     assert torch.equal(lowest(scores, kept, dropped), by_stable_argsort(scores, kept, dropped))
+
+
+@st.composite
+def narrow_cases(draw: st.DrawFn) -> tuple[Tensor, Tensor | None, int]:
+    """More pools than units in each, and few units: what N:M asks for."""
+    scores, kept, _ = draw(cases())
+    units = draw(st.integers(2, 9))
+    pools = draw(st.integers(units, 3 * units))
+    places = torch.arange(pools * units) * draw(st.sampled_from([1, 3, 7]))
+    tiled = None if kept is None else kept.reshape(-1)[places % kept.numel()].view(pools, units)
+    return scores.reshape(-1)[places % scores.numel()].view(pools, units), tiled, draw(st.integers(1, units - 1))
+
+
+@pytest.mark.usefixtures("sizes")
+@fixture_once
+@given(narrow_cases())
+def test_small_pools_too(case: tuple[Tensor, Tensor | None, int]) -> None:
+    scores, kept, dropped = case
+    wanted = by_stable_argsort(scores, kept, dropped)
+    assert torch.equal(lowest(scores, kept, dropped), wanted)
+    assert torch.equal(lowest(scores.t().contiguous().t(), None if kept is None else kept.t().contiguous().t(), dropped), wanted)
+
+
+@pytest.mark.parametrize("units", [2, 4, 8, 9, 16, 32])
+@pytest.mark.parametrize("nans", [1, 5])
+@pytest.mark.parametrize("others", [torch.zeros, torch.randn])
+def test_nan_in_small_pools_is_refused(units: int, nans: int, others: Callable[[int], Tensor]) -> None:
+    for dropped in range(1, units):
+        scores = others(100 * units)
+        scores[torch.randperm(100 * units)[:nans]] = NAN
+        with pytest.raises(MaskError, match=f"{nans} of {100 * units} scores are NaN"):
+            lowest(scores.view(100, units), None, dropped)
+
+
+def test_comparing_and_partitioning_agree(monkeypatch: pytest.MonkeyPatch) -> None:
+    torch.manual_seed(0)
+    for units in range(2, 33):
+        scores, kept = torch.randint(-3, 4, (2000, units)).float(), torch.rand(2000, units) > 0.4
+        scores[::3] = torch.randn(667, units)
+        for dropped in {1, units // 2, units - 1}:
+            monkeypatch.setattr(_select, "NARROW", 32)
+            by_comparison = [lowest(scores, mask, dropped) for mask in (None, kept)]
+            monkeypatch.setattr(_select, "NARROW", 0)
+            assert all(torch.equal(lowest(scores, mask, dropped), keep) for mask, keep in zip((None, kept), by_comparison, strict=True))
+
+
+@st.composite
+def parts(draw: st.DrawFn) -> tuple[list[Tensor], list[Tensor | None], int, bool]:
+    """Some tensors of different sizes and types, each with a mask or none, and how many of all their elements are to fall."""
+    drawn = draw(st.lists(cases(), min_size=1, max_size=4))
+    masks = [kept if draw(st.booleans()) else None for _, kept, _ in drawn]
+    return (
+        [scores for scores, _, _ in drawn],
+        masks,
+        draw(st.integers(0, sum(scores.numel() for scores, _, _ in drawn))),
+        draw(st.booleans()),
+    )
+
+
+@pytest.mark.usefixtures("sizes")
+@fixture_once
+@given(parts())
+def test_tensors_that_are_one_pool_are_ranked_as_their_concatenation(case: tuple[list[Tensor], list[Tensor | None], int, bool]) -> None:
+    tensors, kept, dropped, magnitude = case
+    scores = torch.cat([tensor.reshape(-1).double() for tensor in tensors])
+    masks = torch.cat(
+        [
+            torch.ones(tensor.numel(), dtype=torch.bool) if mask is None else mask.reshape(-1)
+            for tensor, mask in zip(tensors, kept, strict=True)
+        ]
+    )
+    wanted = by_stable_argsort((scores.abs() if magnitude else scores)[None], masks[None], dropped)[0]
+    found = lowest_together(tensors, kept, dropped, magnitude)
+    assert [mask.shape for mask in found] == [tensor.shape for tensor in tensors]
+    assert torch.equal(torch.cat([mask.reshape(-1) for mask in found]), wanted)
+
+
+@pytest.mark.parametrize("share", [1e-6, 0.3, 0.7, 1 - 1e-6])
+@pytest.mark.parametrize("masked", [False, True])
+def test_many_tensors_large_enough_to_be_bracketed(share: float, masked: bool) -> None:
+    torch.manual_seed(0)
+    tensors = [torch.randn(size) * scale for size, scale in ((1, 1.0), (90_000, 0.1), (300_000, 0.05), (7, 0.0), (0, 1.0), (70_000, 2.0))]
+    kept = [torch.rand(len(tensor)) > 0.5 if masked and len(tensor) != 90_000 else None for tensor in tensors]
+    dropped = max(1, int(share * sum(map(len, tensors))))
+    before = torch.cat(
+        [torch.ones(len(tensor), dtype=torch.bool) if mask is None else mask for tensor, mask in zip(tensors, kept, strict=True)]
+    )
+    wanted = by_stable_argsort(torch.cat(tensors).abs()[None], before[None], dropped)[0]
+    assert torch.equal(torch.cat(lowest_together(tensors, kept, dropped, magnitude=True)), wanted)
+    tensors[3][2] = NAN
+    with pytest.raises(MaskError, match="1 of 460008 scores are NaN"):
+        lowest_together(tensors, kept, dropped, magnitude=True)
+
+
+@pytest.mark.parametrize("threads", [1, 2, 7])
+def test_threads_take_every_span_once_and_pass_errors_on(threads: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch, "get_num_threads", lambda: threads)
+    taken = in_threads(list, range(100))
+    assert len(taken) == threads
+    assert sorted(span for spans in taken for span in spans) == list(range(100))
+    with pytest.raises(ZeroDivisionError):
+        in_threads(lambda spans: [1 // (span - 50) for span in spans], range(100))
+    assert len(in_threads(list, range(100), alone=True)) == len(in_threads(list, range(_threads.ENOUGH))) == 1
 
 
 @given(cases())
@@ -118,7 +229,7 @@ def test_a_parameter_that_is_trained_needs_no_detaching() -> None:
 def test_a_bracket_that_misses_costs_time_only(monkeypatch: pytest.MonkeyPatch) -> None:
     weight = torch.randn(_select.LARGE)
     for bracket in ((5.0, 6.0), (0.0, 1e-9), (0.5, 0.5)):
-        monkeypatch.setattr(_select, "_bracket", lambda *_, bracket=bracket: bracket)
+        monkeypatch.setattr(_bracket, "bracket", lambda *_, bracket=bracket: bracket)
         assert torch.equal(lowest_magnitude(weight, None, 999), by_stable_argsort(weight.abs()[None], None, 999)[0])
 
 

@@ -1,10 +1,8 @@
-"""The k lowest of a pool, exactly: kernels that rank by bracketing one order statistic instead of sorting.
+"""The k lowest of a pool, exactly: kernels that rank by one order statistic instead of sorting.
 
-A mask needs to know which units are lowest, not in which order. So a large pool on the CPU is read once, in chunks that stay in the
-cache. A small sample, the same every time, brackets the k-th lowest score between two values; the reading keeps what is above the
-lower one, and notes the few scores between the two, of which the lowest then fall as in a small pool. When the bracket misses, or falls
-on a score that many units share, the pool is partitioned as a whole: that costs time, never exactness. One thread does it, so
-that no barrier stalls it on a busy machine.
+A mask needs to know which units are lowest, not in which order. So on the CPU a pool of a few units, the N:M kind, is ranked by comparing
+each with each; a pool that fits the cache is partitioned; a larger one, which may lie in several tensors, is bracketed
+(``_bracket``) and only partitioned where that fails.
 
 The tie law, here and everywhere: of the units that share the k-th lowest score, those already dropped fall first, then the others, in
 index order within each.
@@ -12,23 +10,20 @@ index order within each.
 
 from __future__ import annotations
 
-import math
-from collections.abc import Iterator
-from typing import Any
+from collections.abc import Iterator, Sequence
+from functools import partial
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from torch import Tensor
 
 from limbeck.errors import MaskError
+from limbeck.pruning._bracket import Array, Pool, lowest_by_bracket, widened
+from limbeck.pruning._threads import in_threads
 
-Array = npt.NDArray[Any]
-
-CHUNK = 1 << 17  # elements: the scores and two masks of them fit the second-level cache
+CHUNK = 1 << 17  # elements that are ranked at a time: the scores and their masks stay in the cache
 LARGE = 1 << 17  # a pool from this size on is bracketed; a smaller one is partitioned as it is
-DEVIATIONS = 4.0  # half the bracket's width, in standard deviations of a sample's rank
-SPREAD = 2654435761  # Knuth's multiplier: scatters the sample, so that no period in the weights can bias it
+NARROW = 8  # up to this size the units of a pool are compared with each other
 
 
 @torch.no_grad()
@@ -47,8 +42,8 @@ def lowest(scores: Tensor, kept: Tensor | None, dropped: int) -> Tensor:
     if scores.device.type != "cpu":
         return lowest_by_sort(scores, kept, dropped)
     if units < LARGE:
-        return _lowest_rows(scores, kept, dropped)
-    masks = [_lowest_of_large(scores[pool], None if kept is None else kept[pool], dropped, magnitude=False) for pool in range(pools)]
+        return _lowest_small(scores, kept, dropped)
+    masks = [lowest_together([scores[pool]], [None if kept is None else kept[pool]], dropped)[0] for pool in range(pools)]
     return torch.stack(masks) if pools > 1 else masks[0][None]
 
 
@@ -64,15 +59,53 @@ def lowest_magnitude(weight: Tensor, kept: Tensor | None, dropped: int) -> Tenso
 
     Raises ``MaskError`` when a weight is NaN.
     """
-    values, kept = weight.detach().reshape(-1), None if kept is None else kept.reshape(-1)
-    if weight.device.type == "cpu" and len(values) >= LARGE and 0 < dropped < len(values):
-        return _lowest_of_large(values, kept, dropped, magnitude=True).view(weight.shape)
-    return lowest(values.abs()[None], None if kept is None else kept[None], dropped).view(weight.shape)
+    return lowest_together([weight], [kept], dropped, magnitude=True)[0]
+
+
+@torch.no_grad()
+def lowest_together(parts: Sequence[Tensor], kept: Sequence[Tensor | None], dropped: int, magnitude: bool = False) -> list[Tensor]:
+    """Keep all but the ``dropped`` lowest of several tensors that are one pool, in their order; a mask of each tensor's shape.
+
+    ``kept`` holds a mask so far, or None where nothing was dropped, for each. With ``magnitude`` the scores are absolute values.
+
+    >>> lowest_together([torch.tensor([0.5, 3.0]), torch.tensor([[1.0, 2.0]])], [None, None], 2)
+    [tensor([False,  True]), tensor([[False,  True]])]
+
+    Raises ``MaskError`` when a score is NaN.
+    """
+    flat, masks = [part.detach().reshape(-1) for part in parts], [None if mask is None else mask.reshape(-1) for mask in kept]
+    pool = Pool(flat, masks, magnitude)
+    here = all(part.device.type == "cpu" for part in flat) and 0 < dropped < pool.units
+    found = lowest_by_bracket(pool, dropped, _lowest_small) if here and pool.units >= LARGE else None
+    if found is None:
+        scores = torch.cat(flat) if len(flat) > 1 else flat[0]
+        scores = scores.abs() if magnitude else scores
+        keep = (_lowest_small if here else lowest)(scores[None], _together(flat, masks), dropped)
+        found = list(torch.split(keep[0], [len(part) for part in flat]))
+    return [mask.view(part.shape) for mask, part in zip(found, parts, strict=True)]
+
+
+def _together(parts: Sequence[Tensor], kept: Sequence[Tensor | None]) -> Tensor | None:
+    """The masks of several parts as those of one pool, ``[1, units]``."""
+    if all(mask is None for mask in kept):
+        return None
+    return torch.cat([torch.ones_like(part, dtype=torch.bool) if mask is None else mask for part, mask in zip(parts, kept, strict=True)])[
+        None
+    ]
 
 
 def lowest_by_sort(scores: Tensor, kept: Tensor | None, dropped: int) -> Tensor:
     """``lowest`` on any device, for ``0 < dropped < units``: deterministic, and with one synchronisation, that which finds NaN."""
-    keep = _above(scores, kept, torch.sort(scores, dim=1).values[:, dropped - 1 : dropped], dropped)
+    score = torch.sort(scores, dim=1).values[:, dropped - 1 : dropped]
+    keep, ties = scores > score, scores == score
+    quota = dropped - (scores < score).sum(1, keepdim=True)
+    if kept is not None:
+        gone = ties & ~kept
+        ties &= kept
+        order = gone.cumsum(1, dtype=torch.int32)
+        keep |= gone & (order > quota)
+        quota = (quota - order[:, -1:]).clamp(min=0)
+    keep.logical_or_(ties & (ties.cumsum(1, dtype=torch.int32) > quota))
     if int(keep.count_nonzero()) != len(scores) * (scores.shape[1] - dropped):
         refuse_nan(scores)
     return keep
@@ -84,87 +117,58 @@ def refuse_nan(scores: Tensor) -> None:
         raise MaskError(f"{bad} of {scores.numel()} scores are NaN, which have no order; find where the run diverged before it prunes")
 
 
-def _above(scores: Tensor, kept: Tensor | None, score: Tensor, dropped: int) -> Tensor:
-    """Keep what is above the ``dropped``-th lowest score of its pool, ``[pools, 1]``, and of the ties those that fall last."""
-    keep, ties = scores > score, scores == score
-    quota = dropped - (scores < score).sum(1, keepdim=True)
-    if kept is not None:
-        gone = ties & ~kept
-        ties &= kept
-        order = gone.cumsum(1, dtype=torch.int32)
-        keep |= gone & (order > quota)
-        quota = (quota - order[:, -1:]).clamp(min=0)
-    return keep.logical_or_(ties & (ties.cumsum(1, dtype=torch.int32) > quota))
-
-
-def _lowest_rows(scores: Tensor, kept: Tensor | None, dropped: int) -> Tensor:
-    """``lowest`` for pools that fit the cache: a partition of a block of rows at a time."""
+def _lowest_small(scores: Tensor, kept: Tensor | None, dropped: int) -> Tensor:
+    """``lowest`` on the CPU, for ``0 < dropped < units``: a block of pools at a time."""
     pools, units = scores.shape
-    keep = torch.empty(pools, units, dtype=torch.bool)
+    keep = np.empty((pools, units), dtype=bool)
+    narrow = units <= NARROW < pools
+    if narrow:
+        refuse_nan(scores)
+    rank = partial(_compare if narrow else _partition, scores, kept, dropped, keep)
     step = max(1, CHUNK // units)
-    for first in range(0, pools, step):
-        block, part = _widened(scores[first : first + step]), keep[first : first + step]
-        score = np.partition(block.numpy(), dropped - 1, axis=1)[:, dropped - 1 : dropped]
-        kept_units = np.count_nonzero(np.greater(block.numpy(), score, out=part.numpy()))
-        if kept_units == part.shape[0] * (units - dropped):  # no row can keep more than its share, so every row keeps exactly that
-            continue
-        part.copy_(_above(block, None if kept is None else kept[first : first + step], torch.from_numpy(score), dropped))
-        if int(part.count_nonzero()) != part.shape[0] * (units - dropped):
-            refuse_nan(scores)
-    return keep
+    spans = [slice(first, first + step) for first in range(0, pools, step)]
+    in_threads(rank, spans, alone=scores.dtype not in (torch.float32, torch.float64))
+    if np.count_nonzero(keep) != pools * (units - dropped):
+        refuse_nan(scores)
+    return torch.from_numpy(keep)
 
 
-def _lowest_of_large(values: Tensor, kept: Tensor | None, dropped: int, magnitude: bool) -> Tensor:
-    """The mask of one pool on the CPU, for ``0 < dropped < units``; all are ``[units]``."""
-    units = len(values)
-    low, high = _bracket(values, dropped, magnitude)
-    keep, flags = torch.empty(units, dtype=torch.bool), np.empty(CHUNK, dtype=bool)
-    above_low, below_high, between, places = 0, 0, [], []
-    for span, part in _chunks(values, magnitude):
-        above = np.greater(part, low, out=keep[span].numpy())
-        below = np.less(part, high, out=flags[: part.size])
-        above_low += int(np.count_nonzero(above))
-        below_high += int(np.count_nonzero(below))
-        found = np.flatnonzero(np.logical_and(above, below, out=below))
-        between.append(part[found])
-        places.append(found + span.start)
-    scores, place = torch.from_numpy(np.concatenate(between)), torch.from_numpy(np.concatenate(places))
-    if above_low + below_high - len(scores) != units:  # NaN is neither above nor below; a bracket without width comes here too
-        refuse_nan(values)
-    quota = dropped - (units - above_low)
-    if not 0 <= quota <= len(scores):
-        return _lowest_rows((values.abs() if magnitude else values)[None], None if kept is None else kept[None], dropped)[0]
-    if quota == len(scores):
-        keep[place] = False
-    elif quota:
-        keep[place] = _lowest_rows(scores[None], None if kept is None else kept[place][None], quota)[0]
-    return keep
+def _partition(scores: Tensor, kept: Tensor | None, dropped: int, keep: Array, spans: Iterator[slice]) -> None:
+    """Keep what is above the ``dropped``-th lowest score of its pool, and of the ties those that fall last."""
+    for span in spans:
+        block, part = widened(scores[span]).numpy(), keep[span]
+        score = np.partition(block, dropped - 1, axis=1)[:, dropped - 1 : dropped]
+        above = np.count_nonzero(np.greater(block, score, out=part))
+        if above != part.shape[0] * (part.shape[1] - dropped):  # no pool can keep more than its share, so else every one keeps exactly that
+            _settle_ties(block, None if kept is None else kept[span].numpy(), score, dropped, part)
 
 
-def _bracket(values: Tensor, rank: int, magnitude: bool) -> tuple[Any, Any]:
-    """Two scores between which the ``rank``-th lowest almost surely lies, from a scattered sample that is the same every time."""
-    units = values.numel()
-    step = max(1, units // (8 * math.isqrt(units)))
-    place = np.arange(units // step)
-    sample = _widened(values[torch.from_numpy(place * step + place * SPREAD % step)]).numpy()
-    if magnitude:
-        np.abs(sample, out=sample)
-    share, size = rank / units, sample.size
-    reach = DEVIATIONS * math.sqrt(size * share * (1 - share)) + 2
-    first, last = math.floor(size * share - reach), math.ceil(size * share + reach)
-    sample.partition((max(first, 0), min(last, size - 1)))
-    bottom, top = sample.dtype.type(-math.inf), sample.dtype.type(math.inf)
-    return (sample[first] if first >= 0 else bottom), (sample[last] if last < size else top)
+def _settle_ties(block: Array, kept: Array | None, score: Array, dropped: int, keep: Array) -> None:
+    pools, units = block.shape
+    quota = dropped - np.count_nonzero(block < score, axis=1)
+    ties = np.flatnonzero(block == score)
+    for places in [ties] if kept is None else [ties[~(was := kept.take(ties))], ties[was]]:
+        pool = places // units
+        count = np.bincount(pool, minlength=pools)
+        order = np.arange(len(places)) - (np.cumsum(count) - count)[pool]
+        keep.reshape(-1)[places[order >= quota[pool]]] = True
+        quota = np.maximum(quota - count, 0)
 
 
-def _chunks(values: Tensor, magnitude: bool) -> Iterator[tuple[slice, Array]]:
-    """The scores in cache-sized pieces, as float32 or float64; a piece may be overwritten when the next one is asked for."""
-    buffer = np.empty(min(CHUNK, values.numel()), dtype=np.float64 if values.dtype == torch.float64 else np.float32)
-    for first in range(0, values.numel(), CHUNK):
-        piece = _widened(values[first : first + CHUNK]).numpy()
-        yield slice(first, first + CHUNK), np.abs(piece, out=buffer[: piece.size]) if magnitude else piece
-
-
-def _widened(scores: Tensor) -> Tensor:
-    """float16 and bfloat16, which numpy lacks or is slow at, as float32: the order stays."""
-    return scores if scores.dtype in (torch.float32, torch.float64) else scores.to(torch.float32)
+def _compare(scores: Tensor, kept: Tensor | None, dropped: int, keep: Array, spans: Iterator[slice]) -> None:
+    """Keep the units of which at least ``dropped`` others are lower, by comparing each with each: a column for each place in the pools."""
+    units = keep.shape[1]
+    for span in spans:
+        columns = np.ascontiguousarray(widened(scores[span]).numpy().T)
+        known = None if kept is None else np.ascontiguousarray(kept[span].numpy().T)
+        rank = np.empty(columns.shape, dtype=np.uint8)
+        rank[:] = np.arange(units - 1, -1, -1)[:, None]  # as if all others were lower from here on, and none before
+        for left in range(units):
+            for right in range(left + 1, units):
+                first = np.less_equal(columns[left], columns[right])
+                if known is not None:
+                    first &= (columns[left] != columns[right]) | (known[left] <= known[right])
+                rank[right] += first.view(np.uint8)
+                rank[left] -= first.view(np.uint8)
+        for unit, stays in enumerate(rank >= dropped):
+            keep[span, unit] = stays

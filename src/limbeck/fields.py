@@ -4,9 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Annotated, Any
+from typing import Annotated, Any, TypeVar
 
 from pydantic import BeforeValidator, Field
+
+T = TypeVar("T")
+TARGETS = "targets"
+"""Marks an argument that holds names of parameters, as a list or as the keys of a mapping: a check against a model looks them up."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -40,8 +44,8 @@ Names = Annotated[
     list[str],
     BeforeValidator(_one_name_is_a_list, json_schema_input_type=str | list[str]),
     Field(min_length=1, description="parameter names, globs or 're:REGEX'; one name may stand without brackets"),
+    TARGETS,
 ]
-Thresholds = Annotated[
-    Mapping[str, NonNegative], Field(min_length=1, description="parameter name, glob or 're:REGEX' to a number of 0 or more")
-]
-Levels = Annotated[Mapping[str, Sparsity], Field(min_length=1, description="parameter name, glob or 're:REGEX' to a fraction of zeros")]
+PerTarget = Annotated[Mapping[str, T], Field(min_length=1, description="parameter name, glob or 're:REGEX' to its value"), TARGETS]
+Thresholds = PerTarget[NonNegative]
+Levels = PerTarget[Sparsity]

@@ -50,8 +50,10 @@ def named_parameters(model: nn.Module) -> dict[str, Named]:
     >>> list(found), found["encoder.weight"].aliases
     (['encoder.weight'], ('decoder.weight',))
 
-    Raises ``TargetError`` when two parameters share a canonical name.
+    Raises ``TargetError`` when two parameters share a canonical name, ``TypeError`` for anything but a model.
     """
+    if not isinstance(model, nn.Module):
+        raise TypeError(f"a model is a torch.nn.Module, not {type(model).__name__}; a schedule comes first, and the model second")
     names: dict[int, list[str]] = {}
     parameters: dict[int, nn.Parameter] = {}
     for name, parameter in model.named_parameters(remove_duplicate=False):

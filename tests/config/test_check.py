@@ -11,10 +11,11 @@ import pytest
 import torch
 from torch import nn
 
-from limbeck.config.build import check_file
+from limbeck.config.build import check_file, load_schedule
 from limbeck.config.check import check
 from limbeck.config.components import SECTIONS
 from limbeck.config.load import load
+from limbeck.errors import ScheduleError
 from limbeck.names import named_parameters
 from limbeck.pruning import Pruner
 from limbeck.pruning.methods import PRUNERS
@@ -78,6 +79,82 @@ def test_the_report_in_full(tmp_path: Path) -> None:
 
 def test_no_faults() -> None:
     assert report(f"version: 1\npruners: {{p: {AGP}}}\n{ONCE}", with_model=True) == "schedule: no faults"
+
+
+def test_an_instance_whose_name_a_policy_misspells_is_not_called_unused() -> None:
+    text = f"pruners:\n  embedding: {AGP}\n  idle: {AGP}\npolicies: [{{pruner: {{instance_name: embeding}}, epochs: [0]}}]"
+    assert report(text) == (
+        "schedule: 1 fault\n  line 4, policies[0].pruner: no pruner named 'embeding'; did you mean 'embedding'?\n"
+        "schedule: 1 warning\n  line 3, pruners.idle: declared, but no policy applies this pruner"
+    )
+
+
+# What is wrong with the pruner that a file composes: its arguments, and the fault on the line where they begin.
+COMPOSED = [
+    ("weights: w\n    sparsty: 0.5", "line 5, pruners.p: Pruner has no 'sparsty'; did you mean 'sparsity'?"),
+    ("sparsity: 0.5", "line 2, pruners.p: Pruner needs 'weights'"),
+    ("weights: w", "line 2, pruners.p: Pruner: needs 'sparsity', a fraction of zeros or a ramp of it, or 'n_of_m', as in 2:4"),
+    ("weights: w\n    sparsity: 1.5", "line 5, pruners.p.sparsity: 1.5 should be less than or equal to 1"),
+    ("weights: w\n    sparsity: [1]", "line 5, pruners.p.sparsity: a list should be a valid number"),
+    ("weights: w\n    sparsity: {start: 0}",
+     "line 5, pruners.p.sparsity: is a mapping without 'ramp'; name one of constant, cosine, cyclic, exponential, linear, one_shot, "
+     "piecewise, polynomial, as in {ramp: linear, start: 0.0, stop: 0.8}"),
+    ("weights: w\n    sparsity: {ramp: cosin, start: 0, stop: 1}", "line 5, pruners.p.sparsity: no ramp is named 'cosin'; did you mean 'cosine'?"),
+    ("weights: w\n    sparsity:\n      ramp: cosine\n      stat: 0\n      stop: 1",
+     "line 7, pruners.p.sparsity: the ramp 'cosine' has no 'stat'; did you mean 'start'?"),
+    ("weights: w\n    sparsity:\n      ramp: cosine\n      stop: 1", "line 5, pruners.p.sparsity: the ramp 'cosine' needs 'start'"),
+    ("weights: w\n    sparsity:\n      ramp: polynomial\n      start: 0\n      stop: -1\n      power: 0",
+     "line 8, pruners.p.sparsity.stop: -1 should be greater than or equal to 0"),
+    ("weights: w\n    sparsity: {ramp: piecewise, points: [[0, 0.1], [0, 0.5]]}",
+     "line 5, pruners.p.sparsity: a piecewise ramp needs points whose times rise, as in [[0, 0.2], [5, 0.8]]; these are at [0, 0]"),
+    ("weights: w\n    sparsity: {ramp: cyclic, start: 0.1, stop: 0.5, cycles: 2}",
+     "line 6, policies[0]: pruner 'p': 2 cycles need two firings each, and this window fires 1 times: give it more, or fewer cycles"),
+    ("weights: w\n    sparsity: 0.5\n    criterion: l3", "line 6, pruners.p.criterion: no criterion is named 'l3'"),
+    ("weights: w\n    sparsity: 0.5\n    criterion: [l1]", "line 6, pruners.p.criterion: a list should be a valid string"),
+    ("weights: w\n    sparsity: 0.5\n    criterion: my.code:score",
+     "line 6, pruners.p.criterion: 'my.code:score' is a plugin, whose code would run; "
+     "if you trust it, it is allowed with --allow-plugins (in Python: allow_plugins=True)"),
+    ("weights: w\n    sparsity: 0.5\n    granularity: filter",
+     "line 6, pruners.p.granularity: 'filter' should be 'element', 'filters', 'channels', 'rows', 'cols', 'kernels' or 'blocks'"),
+    ("weights: w\n    sparsity: 0.5\n    granularity: blocks\n    block_shape: [0, 8]",
+     "line 7, pruners.p.block_shape[0]: 0 should be greater than or equal to 1"),
+    ("weights: w\n    sparsity: 0.5\n    n_of_m: 2:4", "line 2, pruners.p: Pruner: n_of_m: 2:4 says how much is kept already; take sparsity out, or n_of_m"),
+    ("weights: w\n    n_of_m: 4:2",
+     "line 2, pruners.p: Pruner: n_of_m 4:2 would keep 4 of every 2; the first number must lie between 0 and the second"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("arguments", "message"), COMPOSED)
+def test_faults_of_a_composed_pruner(arguments: str, message: str) -> None:
+    text = f"pruners:\n  p:\n    class: Pruner\n    {arguments}\n{ONCE}"
+    assert [fault[: len(message)] if "criterion is named" in message else fault for fault in faults(text)][:1] == [message]
+
+
+def test_a_criterion_of_ones_own_needs_leave(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "criteria_of_mine.py").write_text("def backwards(units):\n    return -units.weight.abs().sum(1)\n", encoding="utf-8")
+    monkeypatch.syspath_prepend(tmp_path)
+    text = "pruners: {p: {class: Pruner, weights: weight, sparsity: 0.5, criterion: 'criteria_of_mine:backwards'}}\n" + ONCE
+    model = nn.Linear(2, 1)
+    with pytest.raises(ScheduleError, match="is a plugin, whose code would run"):
+        load_schedule(text, model)
+    assert check_file(text, model, allow_plugins=True).ok
+    assert "criteria_of_mine" not in sys.modules
+    assert check_file(text.replace("weights: weight", "weights: wieght"), model, allow_plugins=True).faults
+    with torch.no_grad():
+        model.weight.copy_(torch.tensor([[1.0, 2.0]]))
+    load_schedule(text, model, allow_plugins=True).on_epoch_begin(0)
+    assert model.weight.tolist() == [[1.0, 0.0]]
+    with pytest.raises(ScheduleError, match=r"line 1, pruners.p.criterion: the plugin 'criteria_of_mine:sideways' cannot be imported"):
+        load_schedule(text.replace("backwards", "sideways"), model, allow_plugins=True)
+
+
+def test_the_model_before_the_schedule_is_an_error_that_says_so() -> None:
+    with pytest.raises(TypeError, match=r"a model is a torch.nn.Module, not str; a schedule comes first, and the model second"):
+        load_schedule(nn.Linear(2, 2), "agp.yaml")  # type: ignore[arg-type]  # the fault under test
+    with pytest.raises(
+        TypeError, match=r"a schedule is the path of a file, its text or a mapping, not Linear; it comes first, and the model second"
+    ):
+        check_file(nn.Linear(2, 2))  # type: ignore[arg-type]  # the fault under test
 
 
 def test_an_absent_version_is_version_1_and_an_empty_section_is_none() -> None:
@@ -175,12 +252,14 @@ def test_one_fault(text: str, message: str) -> None:
         ("{pruner: {instance_nam: p}, epochs: [0]}",
          "line 2, policies[0].pruner: the policy's pruner has no 'instance_nam'; did you mean 'instance_name'?"),
         ("{pruner: {instance_name: p, args: {levels: 3}}, epochs: [0]}",
-         "line 2, policies[0].pruner.args: a pruner policy has no 'levels'; it has no arguments"),
+         "line 2, policies[0].pruner.args.levels: 3 should be a mapping"),
+        ("{pruner: {instance_name: p, args: {keep_masks: true}}, epochs: [0]}",
+         "line 2, policies[0].pruner.args: a pruner policy has no 'keep_masks'; did you mean 'keep_mask'?"),
         ("{pruner: {instance_name: p, args: 3}, epochs: [0]}", "line 2, policies[0].pruner.args: must be a mapping, not 3"),
         ("{pruner: {instance_name: fine}, epochs: [0]}", "line 2, policies[0].pruner: no pruner named 'fine'; defined: p"),
         ("{regularizer: {instance_name: l1}, epochs: [0]}", "line 2, policies[0].regularizer: no regularizer named 'l1'; none is defined"),
         ("{pruner: {instance_name: p}}",
-         "line 2, policies[0]: has no window; give starting_epoch and ending_epoch, or starting_step and ending_step, or epochs"),
+         "line 2, policies[0]: has no window; give starting_epoch and ending_epoch, or starting_step and ending_step, or epochs, or steps"),
         ("{pruner: {instance_name: p}, starting_epoch: 0}", "line 2, policies[0]: has 'starting_epoch' and needs 'ending_epoch' too"),
         ("{pruner: {instance_name: p}, ending_step: 9}", "line 2, policies[0]: has 'ending_step' and needs 'starting_step' too"),
         ("{pruner: {instance_name: p}, starting_epoch: 0, ending_epoh: 3}",
@@ -199,6 +278,16 @@ def test_one_fault(text: str, message: str) -> None:
          "line 2, policies[0]: a frequency of 0 never fires: it must be 1 or more"),
         ("{pruner: {instance_name: p}, starting_epoch: one, ending_epoch: 3}", "line 2, policies[0].starting_epoch: 'one' should be a whole number"),
         ("{pruner: {instance_name: p}, epochs: []}", "line 2, policies[0].epochs: must be a list of epochs, as in [0, 2, 4], not an empty list"),
+        ("{pruner: {instance_name: p}, steps: [1, x]}", "line 2, policies[0].steps[1]: 'x' should be a whole number"),
+        ("{pruner: {instance_name: p}, steps: [1], epochs: [1]}",
+         "line 2, policies[0]: has both 'epochs' and 'steps'; give the list alone, or starting_epoch, ending_epoch and frequency"),
+        ("{pruner: {instance_name: p}, steps: [1], starting_step: 1}",
+         "line 2, policies[0]: has both 'steps' and 'starting_step'; give the list alone, or starting_step, ending_step and frequency"),
+        ("{pruner: {instance_name: p}, step: [1]}", "line 2, policies[0]: a policy has no 'step'; did you mean 'steps'?"),
+        ("{pruner: {instance_name: p}, starting_epoch: 0, ending_epoch: 9, freq: 3}",
+         "line 2, policies[0]: a policy has no 'freq'; did you mean 'frequency'?"),
+        ("{pruner: {instance_name: p}, start: 0, ending_step: 9}",
+         "line 2, policies[0]: a policy has no 'start'; did you mean 'starting_epoch' or 'starting_step'?"),
         ("{pruner: {instance_name: p}, epochs: 3}", "line 2, policies[0].epochs: must be a list of epochs, as in [0, 2, 4], not 3"),
         ("{pruner: {instance_name: p}, epochs: [0, 1.5]}", "line 2, policies[0].epochs[1]: 1.5 should be a whole number"),
         ("{pruner: {instance_name: p}, epochs: [-1]}", "line 2, policies[0]: epochs [-1] never fire as listed: epochs count from 0"),

@@ -42,10 +42,42 @@ def test_every_class_is_described_with_its_arguments() -> None:
 
 
 @pytest.mark.parametrize(
+    ("arguments", "accepted"),
+    [
+        ("sparsity: 0.5", True),
+        ("sparsity: 2", False),
+        ("sparsity: {ramp: cosine, start: 0.1, stop: 0.5}", True),
+        ("sparsity: {ramp: cosine, start: 0.1, stop: 1.5}", False),
+        ("sparsity: {ramp: cosine, start: 0.1}", False),
+        ("sparsity: {ramp: cosine, start: 0.1, stop: 0.5, power: 3}", False),
+        ("sparsity: {ramp: polynomial, start: 0.1, stop: 0.5, power: 2}", True),
+        ("sparsity: {ramp: piecewise, points: [[0, 0.5], [3, 0.0]], jump: true}", True),
+        ("sparsity: {ramp: piecewise, points: [[0, 0.5], [3]]}", False),
+        ("sparsity: {ramp: sideways}", False),
+        ("sparsity: {start: 0.1, stop: 0.5}", False),
+        ("n_of_m: '2:4'", True),
+        ("n_of_m: 24", False),
+        ("sparsity: 0.5, criterion: l2, granularity: blocks, block_shape: [1, 8], scope: row", True),
+        ("sparsity: 0.5, criterion: l3", False),
+        ("sparsity: 0.5, granularity: block", False),
+        ("sparsity: 0.5, granularity: blocks, block_shape: [0]", False),
+    ],
+)
+def test_schema_and_checker_agree_on_composed_pruners(arguments: str, accepted: bool) -> None:
+    document = load(
+        f"pruners: {{p: {{class: Pruner, weights: w, {arguments}}}}}\npolicies: [{{pruner: {{instance_name: p}}, epochs: [0]}}]\n"
+    )
+    assert valid(document.tree) == check(document).report.ok == accepted
+
+
+@pytest.mark.parametrize(
     ("text", "accepted"),
     [
         (PRUNER + "policies: [{pruner: {instance_name: p}, epochs: [0]}]", True),
         (PRUNER + "policies: [{pruner: {instance_name: p}, starting_step: 0, ending_step: 3, frequency: 2}]", True),
+        (PRUNER + "policies: [{pruner: {instance_name: p}, steps: [0, 7]}]", True),
+        (PRUNER + "policies: [{pruner: {instance_name: p}, steps: [0, 7], epochs: [1]}]", False),
+        (PRUNER + "policies: [{pruner: {instance_name: p}, steps: [0, 7], frequency: 3}]", False),
         (
             "pruners: {p: {class: SparsityLevelParameterPruner, levels: {w: 1.5}}}\npolicies: [{pruner: {instance_name: p}, epochs: [0]}]",
             False,

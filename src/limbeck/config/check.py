@@ -65,9 +65,7 @@ def check(
         for section in SECTIONS:
             _Instances(checked, section, parameters, optimizer, plugins).check(tree.get(section.name))
         if tree.get("policies"):
-            declared: dict[str, list[str]] = {section.kind: [] for section in SECTIONS}
-            for kind, name in checked.entries:
-                declared[kind].append(name)
+            declared = {section.kind: _names(checked, section.kind) for section in SECTIONS}
             checked.policies = check_policies(document, tree["policies"], declared, checked.report.faults)
             _check_amounts(checked)
             _check_meetings(checked, parameters)
@@ -76,6 +74,11 @@ def check(
         what = "is empty" if tree is None else f"is {show(tree)}"
         checked.report.faults.append(Fault(f"the schedule {what}; it must be a mapping of {', '.join(KEYS)}"))
     return checked
+
+
+def _names(checked: Checked, kind: str) -> list[str]:
+    """The instances of a kind that the file declares."""
+    return [name for of_kind, name in checked.entries if of_kind == kind]
 
 
 def _check_root(checked: Checked, tree: Mapping[str, object]) -> None:
@@ -119,7 +122,7 @@ def _check_meetings(checked: Checked, parameters: Mapping[str, Named] | None) ->
 
 
 def _warn_of_idle(checked: Checked, policies: object) -> None:
-    """Warn of what is declared and that no policy names, faulty policies included."""
+    """Warn of what is declared and that no policy names, faulty policies and misspelt names included."""
     named = {
         (kind, str(use.get("instance_name")))
         for policy in (policies if isinstance(policies, list) else [])
@@ -127,8 +130,10 @@ def _warn_of_idle(checked: Checked, policies: object) -> None:
         for kind, use in policy.items()
         if isinstance(use, Mapping)
     }
+    misspelt = named - set(checked.entries)
     for (kind, name), entry in checked.entries.items():
-        if (kind, name) not in named:
+        meant = any(kind == other and f"'{name}'" in did_you_mean(word, _names(checked, kind)) for other, word in misspelt)
+        if (kind, name) not in named and not meant:
             path = (entry.section.name, name)
             checked.report.warnings.append(checked.document.fault(f"declared, but no policy applies this {kind}", path))
 

@@ -81,7 +81,12 @@ def load(source: Source) -> Document:
     >>> document = load("version: 1\npruners: {}\npruners: {}")
     >>> document.tree, str(document.faults[0])
     ({'version': 1, 'pruners': {}}, "line 3: 'pruners' is given twice, on lines 2 and 3")
+
+    Raises ``TypeError`` for anything else than a schedule.
     """
+    if not isinstance(source, str | os.PathLike | Mapping):
+        what = f"the path of a file, its text or a mapping, not {type(source).__name__}"
+        raise TypeError(f"a schedule is {what}; it comes first, and the model second: load_schedule('agp.yaml', model, optimizer)")
     if isinstance(source, Mapping):
         return Document("schedule", tree=_plain(source))
     if isinstance(source, str) and "\n" in source:

@@ -16,7 +16,8 @@ from limbeck.schedules import Unit, Window
 
 KINDS = {section.kind: section for section in SECTIONS}
 ENDS: dict[Unit, tuple[str, str]] = {"epoch": ("starting_epoch", "ending_epoch"), "step": ("starting_step", "ending_step")}
-KEYS = (*KINDS, *ENDS["epoch"], *ENDS["step"], "frequency", "epochs")
+LISTS: dict[Unit, str] = {"epoch": "epochs", "step": "steps"}
+KEYS = (*KINDS, *ENDS["epoch"], *ENDS["step"], "frequency", *LISTS.values())
 
 
 @dataclass(frozen=True)
@@ -44,6 +45,12 @@ def check_policies(document: Document, tree: object, declared: Mapping[str, Sequ
     policies = [policy for policy in found if policy is not None]
     _check_rates(document, policies, faults)
     return policies
+
+
+def _begun(key: str, known: Sequence[str]) -> str:
+    """A remedy for a key that is only the beginning of others: ``freq``, ``start``."""
+    whole = [f"'{name}'" for name in known if len(key) > 2 and name.startswith(key)]
+    return f"; did you mean {' or '.join(whole)}?" if whole else ""
 
 
 def span(window: Window) -> str:
@@ -105,7 +112,7 @@ class _Check:
         meant: set[str] = set()
         for key in body:
             if key not in known:
-                remedy = did_you_mean(str(key), known)
+                remedy = did_you_mean(str(key), known) or _begun(str(key), known)
                 meant |= {close for close in known if f"'{close}'" in remedy}
                 self.fault(f"{what} has no '{key}'" + (remedy or f"; it has {', '.join(known)}"), path, (*path, key))
         return meant
@@ -124,8 +131,8 @@ class _Check:
             return None
         if str(name) not in self.declared[kind]:
             defined = ", ".join(self.declared[kind])
-            known = f"defined: {defined}" if defined else "none is defined"
-            self.fault(f"no {kind} named '{name}'; {known}", (kind,), (kind, "instance_name"))
+            known = did_you_mean(str(name), self.declared[kind]) or (f"; defined: {defined}" if defined else "; none is defined")
+            self.fault(f"no {kind} named '{name}'{known}", (kind,), (kind, "instance_name"))
             return None
         return str(name), self.arguments(kind, {} if arguments is None else arguments)
 
@@ -147,21 +154,23 @@ class _Check:
         """When the policy fires, or None after a fault; keys in ``meant`` are not called missing."""
         given: dict[Unit, list[str]] = {unit: [key for key in ends if key in body] for unit, ends in ENDS.items()}
         ends = [*given["epoch"], *given["step"]]
-        if "epochs" in body:
-            others = [*ends, *(["frequency"] if "frequency" in body else [])]
-            if others:
-                self.fault(f"has both 'epochs' and '{others[0]}'; give the list alone, or starting_epoch, ending_epoch and frequency")
-                return None
-            return self.listed(body["epochs"])
+        for unit, listing in LISTS.items():
+            if listing in body:
+                others = [key for key in (*LISTS.values(), *ends, "frequency") if key != listing and key in body]
+                if others:
+                    both = f"'{listing}' and '{others[0]}'"
+                    self.fault(f"has both {both}; give the list alone, or {', '.join(ENDS[unit])} and frequency")
+                    return None
+                return self.listed(body[listing], listing, unit)
         if given["epoch"] and given["step"]:
             both = f"'{given['epoch'][0]}' and '{given['step'][0]}'"
             self.fault(f"mixes epochs and steps: it has {both}; give both ends in epochs, or both in steps")
             return None
         if not ends:
             if not meant & set(KEYS[len(KINDS) :]):
-                self.fault("has no window; give starting_epoch and ending_epoch, or starting_step and ending_step, or epochs")
+                self.fault("has no window; give starting_epoch and ending_epoch, or starting_step and ending_step, or epochs, or steps")
             return None
-        unit: Unit = "epoch" if given["epoch"] else "step"
+        unit = "epoch" if given["epoch"] else "step"
         missing = [key for key in ENDS[unit] if key not in body and key not in meant]
         if missing:
             self.fault(f"has '{ends[0]}' and needs '{missing[0]}' too")
@@ -170,15 +179,15 @@ class _Check:
             return None
         return self.made(lambda: Window(begin, end, 1 if every is None else every, unit))
 
-    def listed(self, epochs: object) -> Window | None:
-        """The window of an ``epochs`` list."""
-        if not isinstance(epochs, list) or not epochs:
-            self.fault(f"must be a list of epochs, as in [0, 2, 4], not {'an empty list' if epochs == [] else show(epochs)}", ("epochs",))
+    def listed(self, times: object, key: str, unit: Unit) -> Window | None:
+        """The window of a list of epochs, or of steps."""
+        if not isinstance(times, list) or not times:
+            self.fault(f"must be a list of {key}, as in [0, 2, 4], not {'an empty list' if times == [] else show(times)}", (key,))
             return None
-        values = [self.whole(epoch, ("epochs", index)) for index, epoch in enumerate(epochs)]
+        values = [self.whole(time, (key, index)) for index, time in enumerate(times)]
         if None in values:
             return None
-        return self.made(lambda: Window(only=tuple(value for value in values if value is not None)))
+        return self.made(lambda: Window(unit=unit, only=tuple(value for value in values if value is not None)))
 
     def whole(self, value: object, path: Path) -> int | None:
         """A whole number, or None after a fault."""

@@ -6,7 +6,7 @@ from typing import Any
 
 from limbeck.config.check import VERSION
 from limbeck.config.components import SECTIONS, Section
-from limbeck.config.policies import ENDS, KINDS
+from limbeck.config.policies import ENDS, KINDS, LISTS
 from limbeck.config.signature import PLUGIN, signature
 
 WHOLE = {"type": "integer", "minimum": 0}
@@ -56,7 +56,7 @@ def _section(section: Section, definitions: dict[str, Any]) -> dict[str, Any]:
 
 
 def _policy() -> dict[str, Any]:
-    """One policy: exactly one kind, and one of the three ways to say when."""
+    """One policy: exactly one kind, and one of the ways to say when."""
     use = {
         "type": "object",
         "properties": {"instance_name": {"type": "string"}, "args": {"type": "object"}},
@@ -69,16 +69,20 @@ def _policy() -> dict[str, Any]:
         "starting_step": WHOLE,
         "ending_step": {**POSITIVE, "description": "the first optimizer step that is not in the window any more"},
         "frequency": {**POSITIVE, "default": 1, "description": "every how many epochs, or steps, the policy fires"},
-        "epochs": {"type": "array", "items": WHOLE, "minItems": 1, "description": "the epochs at which the policy fires"},
+        **{
+            key: {"type": "array", "items": WHOLE, "minItems": 1, "description": f"the {key} at which the policy fires"}
+            for key in LISTS.values()
+        },
     }
     whens = [{"required": list(ends), "not": _any_of(windows, set(ends) | {"frequency"})} for ends in ENDS.values()]
+    whens += [{"required": [key], "not": _any_of(windows, {key})} for key in LISTS.values()]
     return {
         "type": "object",
         "properties": {**dict.fromkeys(KINDS, use), **windows},
         "additionalProperties": False,
         "allOf": [
             {"oneOf": [{"required": [kind]} for kind in KINDS]},
-            {"oneOf": [*whens, {"required": ["epochs"], "not": _any_of(windows, {"epochs"})}]},
+            {"oneOf": whens},
         ],
     }
 

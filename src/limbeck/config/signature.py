@@ -9,7 +9,7 @@ import operator
 import re
 import types
 import typing
-from collections.abc import Callable, Mapping, Sequence, Set
+from collections.abc import Callable, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass, field
 from typing import Annotated, Any
 
@@ -17,7 +17,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, WithJsonSche
 
 from limbeck.config.report import Path
 from limbeck.errors import did_you_mean
-from limbeck.fields import ByName, Described, Levels, Names, Sparsity, Thresholds
+from limbeck.fields import TARGETS, ByName, Described, Sparsity
 
 EMPTY = "is empty; name at least one parameter, as in 'fc.weight' or '*.weight'"
 PLUGIN = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*")
@@ -152,7 +152,7 @@ def signature(builder: Callable[..., object], title: str, without: frozenset[str
         default = ... if parameter.default is parameter.empty else parameter.default
         if isinstance(mark, ByName):
             default = next((name for name, function in mark.table.items() if function is default), default)
-        if annotation in (Names, Thresholds, Levels):
+        if _holds_names(annotation):
             names.add(parameter.name)
         concrete = _concrete(annotation) if mark is None else _value(mark)
         fields[f"field_{len(fields)}"] = (concrete, Field(default, alias=parameter.name))
@@ -163,13 +163,21 @@ def signature(builder: Callable[..., object], title: str, without: frozenset[str
     return Signature(title, model, frozenset(functions), frozenset(names), by_name, described)
 
 
+def _marks(annotation: object) -> Iterator[object]:
+    """What an annotation, or one member of its union, is annotated with."""
+    yield from getattr(annotation, "__metadata__", ())
+    if typing.get_origin(annotation) in (typing.Union, types.UnionType):
+        for member in typing.get_args(annotation):
+            yield from _marks(member)
+
+
 def _mark(annotation: object) -> ByName | Described | None:
-    """What marks an argument, or one member of its union, as a function that a file names or describes."""
-    for mark in getattr(annotation, "__metadata__", ()):
-        if isinstance(mark, ByName | Described):
-            return mark
-    members = typing.get_args(annotation) if typing.get_origin(annotation) in (typing.Union, types.UnionType) else ()
-    return next((mark for mark in map(_mark, members) if mark is not None), None)
+    """What marks an argument as a function that a file names or describes."""
+    return next((mark for mark in _marks(annotation) if isinstance(mark, ByName | Described)), None)
+
+
+def _holds_names(annotation: object) -> bool:
+    return any(isinstance(mark, str) and mark == TARGETS for mark in _marks(annotation))
 
 
 def _value(mark: ByName | Described) -> object:

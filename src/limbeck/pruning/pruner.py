@@ -15,7 +15,7 @@ from limbeck.errors import MaskError
 from limbeck.groups import misfit
 from limbeck.pruning._select import lowest_magnitude
 from limbeck.pruning.criteria import BATCH_NORM, Criterion, Units, l1
-from limbeck.pruning.selectors import Lowest
+from limbeck.pruning.selectors import KeptRounded, Lowest
 from limbeck.schedules import Moment, Schedule, at
 from limbeck.tile import ELEMENT, TENSOR, Tile
 
@@ -135,11 +135,11 @@ class Pruner:
         return {name: _named(name, partial(self._mask, units, scores[name], self.pool)) for name, units in views.items()}
 
     def _is_plain_magnitude(self, name: str, site: Site) -> bool:
-        plain = self.score is l1 and self.pool == TENSOR and self.tie is None and type(self.select) is Lowest
+        plain = self.score is l1 and self.pool == TENSOR and self.tie is None and type(self.select) in (Lowest, KeptRounded)
         return plain and self.unit_of(name) == ELEMENT and BATCH_NORM not in site.stats
 
     def _lowest_magnitude(self, site: Site, amount: float) -> Tensor:
-        assert isinstance(self.select, Lowest)
+        assert isinstance(self.select, Lowest | KeptRounded)
         return lowest_magnitude(site.weight, site.keep, self.select.dropped(amount, site.weight.numel()))
 
     def _units(self, name: str, site: Site, amount: float, moment: Moment) -> Units:

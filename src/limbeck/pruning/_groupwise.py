@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Sequence
+from itertools import groupby
+from operator import itemgetter
 
 import torch
 from torch import Tensor
@@ -55,9 +58,16 @@ def _spans(length: int, block: int, rows: int) -> Iterator[tuple[int, int]]:
 
 
 def _over_members(values: Tensor, block: Sequence[int], largest: bool) -> Tensor:
-    split = values.reshape([size for length, member in zip(values.shape, block, strict=True) for size in (length // member, member)])
-    members = tuple(range(1, split.dim(), 2))
-    return split.amax(members) if largest else split.sum(members)
+    """Axis by axis, the outermost first: what is left then lies in rows that can be added as a whole."""
+    grid = [length // member for length, member in zip(values.shape, block, strict=True)]
+    pairs = zip(grid, block, strict=True)
+    axes = [(size, summed) for group, member in pairs for size, summed in ((group, False), (member, True)) if size > 1]
+    merged = [(math.prod(size for size, _ in run), summed) for summed, run in groupby(axes, key=itemgetter(1))]
+    values = values.reshape([size for size, _ in merged])
+    for axis, (_, summed) in enumerate(merged):
+        if summed:
+            values = values.amax(axis, keepdim=True) if largest else values.sum(axis, keepdim=True)
+    return values.reshape(grid)
 
 
 def _exact(values: Tensor) -> Tensor:

@@ -15,7 +15,7 @@ from limbeck.names import Named, canonical, named_parameters
 class ParameterMasker:
     """The mask of one parameter, to be read and set; ``None`` where it has none.
 
-    A mask that is read is bool, True = kept. One that is set may be of any dtype: what is not zero is kept.
+    A mask that is read is bool, True = kept. One that is set may be of any dtype, what is not zero is kept, and is applied at once.
     """
 
     def __init__(self, masks: Masks, param_name: str) -> None:
@@ -31,6 +31,7 @@ class ParameterMasker:
     def mask(self, keep: Tensor | None) -> None:
         if keep is not None:
             self._masks.put(self.param_name, keep.bool())
+            self._masks.apply([self.param_name])
         else:
             self._masks.drop([self.param_name])
 

@@ -174,9 +174,8 @@ class Adapted(Action):
         self.policy.on_epoch_begin(state.model, self._maskers, _meta(state, moment), **self._call.arguments)
 
     def on_minibatch_begin(self, state: State, moment: Moment) -> None:
-        """The policy's own hook; masks that it sets are applied before the forward pass."""
+        """The policy's own hook."""
         self.policy.on_minibatch_begin(state.model, *_place(state), self._maskers, _meta(state, moment), state.optimizer)
-        state.masks.apply()
 
     def before_backward_pass(self, state: State, moment: Moment) -> Mapping[str, Tensor]:
         """What the policy adds to the loss: the one that it returns less the one that it was given."""

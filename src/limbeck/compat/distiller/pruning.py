@@ -9,11 +9,11 @@ from __future__ import annotations
 
 from typing import Any
 
-from limbeck.compat.distiller.components import NAMED, constructors
+from limbeck.compat.distiller.components import constructors
 from limbeck.errors import did_you_mean
 from limbeck.pruning.methods import PRUNERS as BUILDERS
 
-PRUNERS = constructors(BUILDERS, NAMED)
+PRUNERS = constructors(BUILDERS, first=("name",))
 """Constructors by class name."""
 
 

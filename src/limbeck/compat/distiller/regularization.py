@@ -10,11 +10,11 @@ from __future__ import annotations
 
 from typing import Any
 
-from limbeck.compat.distiller.components import NAMED_WITH_MODEL, constructors
+from limbeck.compat.distiller.components import constructors
 from limbeck.errors import did_you_mean
 from limbeck.regularization import REGULARIZERS as BUILDERS
 
-REGULARIZERS = constructors(BUILDERS, NAMED_WITH_MODEL)
+REGULARIZERS = constructors(BUILDERS, first=("name", "model"))
 """Constructors by class name."""
 
 

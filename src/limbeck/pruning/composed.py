@@ -11,12 +11,13 @@ from pydantic import Field
 from limbeck.fields import ByName, Names
 from limbeck.groups import group
 from limbeck.pruning.criteria import Criterion, l1, l2
+from limbeck.pruning.observed_criteria import OBSERVED_CRITERIA
 from limbeck.pruning.pruner import Pruner
 from limbeck.pruning.selectors import Lowest
 from limbeck.schedules import Amount
 from limbeck.tile import ELEMENT, FILTERS, TENSOR, Tile
 
-CRITERIA: dict[str, Criterion] = {"l1": l1, "l2": l2}
+CRITERIA: dict[str, Criterion] = {"l1": l1, "l2": l2, **OBSERVED_CRITERIA}
 """Names of the criteria that need no arguments, for ``criterion`` in a schedule file."""
 
 GRANULARITIES: dict[str, Tile] = {
@@ -80,14 +81,24 @@ def composed_pruner(
 
 
 def _n_of_m(weights: Names, criterion: Criterion, n_of_m: str) -> Pruner:
+    kept, size = parse_n_of_m(n_of_m)
+    pool = Tile((1, size), rest=1, pad=True)
+    return Pruner(dict.fromkeys(weights, (size - kept) / size), score=criterion, pool=pool, select=Lowest(rounding=round))
+
+
+def parse_n_of_m(n_of_m: str) -> tuple[int, int]:
+    """The two numbers of a pattern; raises ``ValueError`` for one that means nothing.
+
+    >>> parse_n_of_m("2:4")
+    (2, 4)
+    """
     matched = N_OF_M.fullmatch(n_of_m)
     if matched is None:
         raise ValueError(f"n_of_m '{n_of_m}' is not two numbers with a colon, as in 2:4, which keeps 2 of every 4")
     kept, size = int(matched[1]), int(matched[2])
     if not 0 < kept < size:
         raise ValueError(f"n_of_m {kept}:{size} would keep {kept} of every {size}; the first number must lie between 0 and the second")
-    pool = Tile((1, size), rest=1, pad=True)
-    return Pruner(dict.fromkeys(weights, (size - kept) / size), score=criterion, pool=pool, select=Lowest(rounding=round))
+    return kept, size
 
 
 COMPOSED: dict[str, Callable[..., Pruner]] = {"Pruner": composed_pruner}

@@ -85,23 +85,23 @@ def _set_magnitude(total: Tensor, weight: Tensor, grad: Tensor) -> None:
 
 
 gradient = Observed(Gradients("gradient", _add_absolute))
-"""``sum over steps of |sum over members of weight * gradient|`` (Molchanov et al. 2017, arXiv 1611.06440, equation 8)."""
+"""``sum over steps of |sum over members of weight * gradient|``: equation 8 of Molchanov et al. 2017, arXiv 1611.06440, taken of weights."""
 
 signed_gradient = Observed(Gradients("signed_gradient", _add_signed))
 """``sum over steps and members of weight * gradient``, in which opposite signs cancel: the ancestor's score."""
 
 taylor = Observed(Gradients("taylor", _add_squares))
-"""``sum over steps of (sum over members of weight * gradient) ** 2`` (Molchanov et al. 2019, arXiv 1906.10771, equation 8)."""
+"""``sum over steps of (sum over members of weight * gradient) ** 2`` (Molchanov et al. 2019, arXiv 1906.10771)."""
 
 movement = Observed(Gradients("movement", _subtract_signed, lasting=True))
-"""``-sum over steps and members of weight * gradient``: high for what moves away from zero (Sanh et al. 2020, arXiv 2005.07683, section 3).
+"""``-sum over steps and members of weight * gradient``: high for what moves away from zero (Sanh et al. 2020, arXiv 2005.07683).
 
 The sum runs on over renewals, from one period before the window's begin. A dropped weight moves only where a dense copy of it is kept:
 ``use_double_copies`` in the policy's ``args``.
 """
 
 snip = Observed(Gradients("snip", _add_magnitudes))
-"""``sum over members of |weight * gradient|`` (connection sensitivity; Lee et al. 2019, arXiv 1810.02340, equation 4)."""
+"""``sum over members of |weight * gradient|`` (connection sensitivity; Lee et al. 2019, arXiv 1810.02340)."""
 
 
 # --- activations: [filters, 1, ...], which broadcasts to the weight -----------------------------------------------------------------------
@@ -127,7 +127,7 @@ def _mean_above_zero(owner: nn.Module, attribute: str, activation: Tensor) -> Te
 
 
 apoz = Observed(Activations("apoz", _share_above_zero))
-"""1 - the average percentage of zeros that a ReLU behind the filter would give (Hu et al. 2016, arXiv 1607.03250, equation 1).
+"""1 - the average percentage of zeros that a ReLU behind the filter would give (Hu et al. 2016, arXiv 1607.03250).
 
 What follows the filter is the batch norm that reads its output, or else that output itself. A zero is an activation of 0 or less there.
 """
@@ -178,7 +178,7 @@ class Regrowth:
         return observed(units, self.needs.key).masked_fill(survivors & kept, math.inf)
 
 
-CRITERIA: dict[str, Criterion] = {
+OBSERVED_CRITERIA: dict[str, Criterion] = {
     "apoz": apoz,
     "gradient": gradient,
     "mean_activation": mean_activation,

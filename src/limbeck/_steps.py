@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable
 from typing import Any
 from weakref import WeakKeyDictionary
@@ -10,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
-from limbeck.errors import ScheduleError
+from limbeck.errors import ScheduleError, ScheduleWarning
 from limbeck.events import AFTER_STEP, Policies, State
 from limbeck.schedules import Clock
 
@@ -25,7 +26,8 @@ class Steps:
         self.begun = False  # the step that comes next has had its first minibatch
         self.stepped = False  # the optimizer has stepped since the last step that was counted
         self.components: dict[str, Tensor] = {}
-        self.penalties_due = self.penalties_asked = False  # in this epoch
+        self._penalties_due = self._penalties_asked = False  # in this epoch
+        self._warned = False  # that penalties were not asked for
         self._masked = False  # since an optimizer step after which nothing else may move a masked parameter
         self._prepared = False  # before_parameter_optimization has run for this step
         self._driver: Optimizer | None = None
@@ -60,6 +62,26 @@ class Steps:
         if self.driven:
             self._policies.watch("watch_minibatch", self._state)
 
+    def begin_epoch(self) -> None:
+        """What fires in this epoch begins."""
+        self._penalties_due = self._penalties_asked = False
+        self._policies.run("on_epoch_begin", self._state)
+        self._policies.watch("watch_epoch", self._state)
+
+    def end_epoch(self) -> None:
+        """What fires in this epoch ends; warns, once, where penalties were due and the loop has trained without them."""
+        self._policies.run("on_epoch_end", self._state)
+        self._policies.watch("watch_epoch_end", self._state)
+        if self._penalties_due and not self._penalties_asked and not self._warned:
+            self._warned = True
+            names = sorted({type(action).__name__ for _, action in self._policies.pairs if hasattr(action, PENALTIES)})
+            warnings.warn(
+                f"{', '.join(names)} had penalties to add in epoch {self._state.clock.epoch}, and the loop trained without them: "
+                "use loss = scheduler.loss(loss), or loss = scheduler.before_backward_pass(...), before loss.backward()",
+                ScheduleWarning,
+                stacklevel=3,
+            )
+
     def begin(self) -> None:
         """A minibatch begins; of several in one step the first begins the step."""
         self.count_left()
@@ -71,7 +93,7 @@ class Steps:
 
     def penalties(self) -> dict[str, Tensor]:
         """The penalties of this step's policies by name; equal names are added up."""
-        self.penalties_asked = True
+        self._penalties_asked = True
         self.components = {}
         for name, penalty in self._policies.run(PENALTIES, self._state):
             self.components[name] = self.components[name] + penalty if name in self.components else penalty
@@ -86,8 +108,8 @@ class Steps:
             self._add_penalty_gradients()
         self._note_penalties()
         self._policies.run("before_parameter_optimization", self._state)
-        self._policies.watch("watch_step", self._state)
         self._state.masks.open()
+        self._policies.watch("watch_step", self._state)  # a movement score reads the dense weights
 
     def end(self, stepped: bool) -> None:
         """A minibatch ends; ``stepped`` says whether the step ends with it."""
@@ -160,8 +182,8 @@ class Steps:
 
     def _note_penalties(self) -> None:
         """Gradients are used, or will be: were there penalties to be added before?"""
-        if not self.penalties_due and self._policies.have(PENALTIES) and self._policies.due(PENALTIES, self._state.clock):
-            self.penalties_due = any(named.parameter.grad is not None for named in self._state.parameters.values())
+        if not self._penalties_due and self._policies.have(PENALTIES) and self._policies.due(PENALTIES, self._state.clock):
+            self._penalties_due = any(named.parameter.grad is not None for named in self._state.parameters.values())
 
     def _refuse_unopened(self) -> None:
         if name := self._state.masks.unopened:
@@ -175,6 +197,7 @@ class Steps:
             return
         with torch.enable_grad():
             penalties = [penalty for penalty in self.penalties().values() if penalty.requires_grad]
+        self.components = {name: penalty.detach() for name, penalty in self.components.items()}
         parameters = [named.parameter for named in self._state.parameters.values() if named.parameter.requires_grad]
         if not penalties:
             return

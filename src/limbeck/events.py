@@ -20,7 +20,7 @@ the backward pass and ``optimizer.step()``) and ``watch_epoch_end``: they are ca
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -100,6 +100,15 @@ class Policies:
                 if call is not None:
                     calls.append((window, call))
 
+    def refuse_epochs(self) -> None:
+        """Raise ``ScheduleError`` for windows by epoch."""
+        for window, action in self.pairs:
+            if window.unit == "epoch":
+                raise ScheduleError(
+                    f"{type(action).__name__} has a window by epoch, from {window.begin} to {window.end}, and optimizer.step(), which drives "
+                    'this schedule, knows steps alone; give it in steps: Window(begin, end, every, unit="step"), or starting_step and ending_step'
+                )
+
     def have(self, event: str) -> bool:
         """Whether any action has a hook of that name."""
         return bool(self._hooks[event])
@@ -124,12 +133,18 @@ class Policies:
             call(state, window)
 
 
-def as_policy(item: object, place: str) -> tuple[Window, Action]:
-    """A (window, action) pair, or ``ScheduleError`` that says what stands in its place.
+def as_policies(schedule: object) -> list[tuple[Window, Action]]:
+    """The (window, action) pairs of a schedule; raises ``ScheduleError`` that says what stands in the place of one.
 
-    >>> as_policy((Window(0, 2), Action()), "schedule[0]")[0]
+    >>> as_policies([(Window(0, 2), Action())])[0][0]
     Window(begin=0, end=2, every=1, unit='epoch', only=())
     """
+    if not isinstance(schedule, Iterable) or isinstance(schedule, str | Mapping):
+        raise ScheduleError(f"a schedule is a list of (Window, Action) pairs, not {_kind(schedule)}; put the pairs into a list")
+    return [_as_policy(item, f"schedule[{place}]") for place, item in enumerate(schedule)]
+
+
+def _as_policy(item: object, place: str) -> tuple[Window, Action]:
     pair = tuple(item) if isinstance(item, tuple | list) else ()
     if len(pair) != 2:
         raise ScheduleError(f"{place} must be a pair (Window, Action), not {_kind(item)}; a schedule is a list of such pairs")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Sized
 from itertools import islice
 from typing import Any, TypeVar
@@ -10,9 +9,9 @@ from typing import Any, TypeVar
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from limbeck._steps import PENALTIES, Steps
-from limbeck.errors import CheckpointError, ScheduleError, ScheduleWarning
-from limbeck.events import Action, Policies, State, as_policy, saved_state
+from limbeck._steps import Steps
+from limbeck.errors import CheckpointError, ScheduleError
+from limbeck.events import Action, Policies, State, as_policies, saved_state
 from limbeck.masks import Masks
 from limbeck.names import named_parameters
 from limbeck.schedules import Clock, Window
@@ -57,12 +56,11 @@ class Scheduler:
         self._policies = Policies()
         self._steps = Steps(self._state, self._policies)
         self._epoch_open = False
-        self._warned = False  # that penalties were not asked for
         self.text = text
         if optimizer is not None:
             self.attach(optimizer)
-        for place, item in enumerate(_listed(schedule)):
-            self._policies.add(*as_policy(item, f"schedule[{place}]"), self._state)
+        for window, action in as_policies(schedule):
+            self.add(window, action)
 
     @property
     def clock(self) -> Clock:
@@ -91,7 +89,8 @@ class Scheduler:
 
     def add(self, window: Window, action: Action) -> None:
         """Append a policy; raises ``ScheduleError`` for what is none, and what the action finds wrong with the model, before any training."""
-        self._policies.add(*as_policy((window, action), "a policy"), self._state)
+        [policy] = as_policies([(window, action)])
+        self._policies.add(*policy, self._state)
 
     def attach(self, optimizer: Optimizer) -> None:
         """Let the masks follow every ``optimizer.step()``, also in loops that call no hook of ours (LBFGS, trainers).
@@ -123,14 +122,14 @@ class Scheduler:
         """
         if self._epoch_open:
             raise ScheduleError("an epoch has begun, and optimizer.step() knows of none; build a scheduler of its own to drive")
-        for window, action in self.schedule:
-            if window.unit == "epoch":
-                raise ScheduleError(
-                    f"{type(action).__name__} has a window by epoch, {window.begin} to {window.end}, and a schedule that optimizer.step() "
-                    'drives has steps alone; give it in steps: Window(begin, end, every, unit="step"), or starting_step and ending_step'
-                )
+        self._policies.refuse_epochs()
         self.attach(optimizer)
         self._steps.drive(optimizer)
+
+    def begin(self) -> None:
+        """Begin the next step of a scheduler that is driven now, if that has not been done: so the first forward pass sees what fires at step 0."""
+        if self._steps.driven and not self._steps.begun:
+            self._steps.begin()
 
     # --- the six hooks -----------------------------------------------------------------------------------------------------------
 
@@ -139,9 +138,7 @@ class Scheduler:
         self._use(optimizer)
         self._state.clock = Clock(epoch, 0, self.clock.step)
         self._epoch_open = True
-        self._steps.penalties_due = self._steps.penalties_asked = False
-        self._policies.run("on_epoch_begin", self._state)
-        self._policies.watch("watch_epoch", self._state)
+        self._steps.begin_epoch()
 
     def on_minibatch_begin(
         self, epoch: int, minibatch_id: int, minibatches_per_epoch: int | None = None, optimizer: Optimizer | None = None
@@ -188,9 +185,7 @@ class Scheduler:
         self.masks.close()
         self.metrics(**(metrics or {}))
         self._state.clock = Clock(epoch, self.clock.minibatch, self.clock.step)
-        self._policies.run("on_epoch_end", self._state)
-        self._policies.watch("watch_epoch_end", self._state)
-        self._warn_of_penalties()
+        self._steps.end_epoch()
         self._state.metrics = {}
         self._epoch_open = False
         self._state.clock = Clock(epoch + 1, 0, self.clock.step)
@@ -307,20 +302,3 @@ class Scheduler:
     def _refuse_driven(self) -> None:
         if self._steps.driven:
             raise ScheduleError("optimizer.step() drives this scheduler, penalties included: leave its hooks, epochs, steps and loss out")
-
-    def _warn_of_penalties(self) -> None:
-        if self._steps.penalties_due and not self._steps.penalties_asked and not self._warned:
-            self._warned = True
-            names = sorted({type(action).__name__ for _, action in self.schedule if hasattr(action, PENALTIES)})
-            warnings.warn(
-                f"{', '.join(names)} had penalties to add in epoch {self.clock.epoch}, and the loop never asked for them: "
-                "use loss = scheduler.loss(loss), or loss = scheduler.before_backward_pass(...), before loss.backward()",
-                ScheduleWarning,
-                stacklevel=3,
-            )
-
-
-def _listed(schedule: Any) -> list[Any]:
-    if isinstance(schedule, Iterable) and not isinstance(schedule, str | Mapping):
-        return list(schedule)
-    raise ScheduleError(f"a schedule is a list of (Window, Action) pairs, not a {type(schedule).__name__}; put the pairs into a list")

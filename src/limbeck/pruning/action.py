@@ -163,7 +163,7 @@ class Prune(Action):
             if self._watch is not None and self._watch.missing():
                 self._refuse_unseen(f"in epoch {state.clock.epoch}")
             self._renew(state, moment)
-        if window.unit == "epoch" and window.last is not None and state.clock.epoch >= window.last:
+        if _is_over(window, state.clock) or (window.unit == "epoch" and state.clock.epoch == window.last):
             self._keep(state)
 
     # --- state -------------------------------------------------------------------------------------------------------------------
@@ -194,9 +194,12 @@ class Prune(Action):
             state.masks.harden(self._own(state))
 
     def _fire(self, state: State, moment: Moment) -> None:
-        self._pending = moment
         if self._may_fire(state, moment):
             self._renew(state, moment)
+        elif self._pending is not None and moment.unit == "step":  # a whole period has passed in vain
+            self._refuse_unseen(f"up to step {state.clock.step}")
+        else:
+            self._pending = moment
 
     def _may_fire(self, state: State, moment: Moment) -> bool:
         if self._options.skip_first_minibatch and moment.now == moment.begin:

@@ -31,8 +31,11 @@ if TYPE_CHECKING:
     )
     from limbeck.events import Action, State
     from limbeck.masks import Masks
+    from limbeck.optimizer import attach
     from limbeck.pruning import Prune, Pruner, Site
     from limbeck.pruning.criteria import Units
+    from limbeck.pruning.tfmot import TFMOT
+    from limbeck.pruning.translated import NeurST
     from limbeck.regularization import Regularize, Regularizer
     from limbeck.scheduler import Scheduler
     from limbeck.schedules import Moment, Ramp, Window
@@ -53,8 +56,11 @@ _HOMES = {
     ),
     "limbeck.events": ("Action", "State"),
     "limbeck.masks": ("Masks",),
+    "limbeck.optimizer": ("attach",),
     "limbeck.pruning": ("Prune", "Pruner", "Site"),
     "limbeck.pruning.criteria": ("Units",),
+    "limbeck.pruning.tfmot": ("TFMOT",),
+    "limbeck.pruning.translated": ("NeurST",),
     "limbeck.regularization": ("Regularize", "Regularizer"),
     "limbeck.scheduler": ("Scheduler",),
     "limbeck.schedules": ("Moment", "Ramp", "Window"),
@@ -73,6 +79,7 @@ __all__ = [
     "Masks",
     "MissingExtraError",
     "Moment",
+    "NeurST",
     "Plan",
     "PlateauDecay",
     "Prune",
@@ -86,10 +93,12 @@ __all__ = [
     "Scheduler",
     "Site",
     "State",
+    "TFMOT",
     "TargetError",
     "Tile",
     "Units",
     "Window",
+    "attach",
     "check_file",
     "load_schedule",
     "plan",

@@ -37,9 +37,13 @@ def load_schedule(source: Source, model: nn.Module, optimizer: Optimizer | None 
     Raises ``ScheduleError`` with all faults, each with its line, its path in the file and the remedy. Nothing is built before that.
     What is only worth a warning comes as one ``ScheduleWarning``.
     """
-    checked = read_schedule(source, named_parameters(model), optimizer, allow_plugins=allow_plugins, stacklevel=3)
+    return built(read_schedule(source, named_parameters(model), optimizer, allow_plugins=allow_plugins, stacklevel=3), model, optimizer)
+
+
+def built(checked: Checked, model: nn.Module, optimizer: Optimizer | None = None) -> Scheduler:
+    """The scheduler of a schedule that was read without faults; its text is that of the file, or of the mapping as a file."""
     text = checked.document.text
-    if text is None and isinstance(source, Mapping):
+    if text is None:
         text = yaml.safe_dump(checked.document.tree, sort_keys=False)
     return Scheduler(model, [applied(checked, policy) for policy in checked.policies], optimizer, text)
 

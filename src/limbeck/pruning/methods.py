@@ -7,6 +7,7 @@ from collections.abc import Callable
 from torch import Tensor
 
 from limbeck.fields import Levels, Names, NonNegative, Positive, Sparsity, Thresholds
+from limbeck.pruning.calibrated import CALIBRATED_PRUNERS
 from limbeck.pruning.composed import COMPOSED
 from limbeck.pruning.criteria import Splicing, in_standard_deviations
 from limbeck.pruning.neurst import STEP_PRUNERS
@@ -86,5 +87,6 @@ PRUNERS: dict[str, Callable[..., Pruner]] = {
     **OBSERVED_PRUNERS,
     **COMPOSED,
     **STEP_PRUNERS,
+    **CALIBRATED_PRUNERS,
 }
 """Class names of the schedule file's ``pruners`` section."""

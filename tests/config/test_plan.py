@@ -13,7 +13,8 @@ from torch import nn
 from limbeck.apps.lm.model import RNNModel
 from limbeck.config.build import load_schedule
 from limbeck.config.components import SECTIONS
-from limbeck.config.plan import Plan, Row, plan
+from limbeck.config.plan import plan
+from limbeck.config.rows import Plan, Row
 from limbeck.errors import ScheduleError
 from limbeck.pruning import Pruner
 from limbeck.tile import Tile
@@ -108,6 +109,7 @@ def test_the_json_is_as_documented() -> None:
             },
             "decoder.bias": {"shape": [10], "numel": 10, "aliases": [], "timeline": [], "nonzeros": 10, "data_dependent": False},
         },
+        "pools": [],
         "total": {"weights": 40, "nonzeros": 20, "sparsity": 0.5},
         "warnings": [],
     }

@@ -70,6 +70,8 @@ def print_plan(plan: Plan, console: Console | None = None) -> None:
     for row in plan.rows:
         if row.timeline:
             table.add_row(_name(row), f"{row.numel:,}", timeline(row.timeline), _count(row.nonzeros))
+    for pool in plan.pools:
+        table.add_row(f"{len(pool.names)} of them together", f"{pool.numel:,}", timeline(pool.timeline), _count(pool.nonzeros))
     dense = [row for row in plan.rows if not row.timeline and len(row.shape) >= 2]
     if dense:
         weights = sum(row.numel for row in dense)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from importlib import import_module
 from typing import Any, Literal
@@ -10,14 +10,24 @@ from typing import Any, Literal
 from torch.optim import Optimizer
 
 from limbeck.config.components import SECTIONS, Builder, Section
-from limbeck.config.lint import idle_patterns, place, pruners_that_meet, rate_in_wrong_unit, vectors_by_pattern, winning
+from limbeck.config.lint import (
+    hidden_gradients,
+    idle_patterns,
+    place,
+    pruners_that_meet,
+    rate_in_wrong_unit,
+    resolvable,
+    unmatched_targets,
+    vectors_by_pattern,
+    winning,
+)
 from limbeck.config.load import Document
 from limbeck.config.policies import Policy, check_policies
 from limbeck.config.report import Fault, Path, Report
 from limbeck.config.signature import PLUGIN, Signature, show, signature
+from limbeck.config.usage import faults_of_use, used
 from limbeck.errors import LimbeckError, did_you_mean
-from limbeck.names import Named, matches, resolve
-from limbeck.schedules import at
+from limbeck.names import Named
 
 VERSION = 1
 KEYS = ("version", *(section.name for section in SECTIONS), "policies")
@@ -67,7 +77,7 @@ def check(
         if tree.get("policies"):
             declared = {section.kind: _names(checked, section.kind) for section in SECTIONS}
             checked.policies = check_policies(document, tree["policies"], declared, checked.report.faults)
-            _check_amounts(checked)
+            _check_uses(checked, parameters)
             _check_meetings(checked, parameters)
             _warn_of_idle(checked, tree["policies"])
     elif not document.faults:
@@ -95,17 +105,12 @@ def _check_root(checked: Checked, tree: Mapping[str, object]) -> None:
         faults.append(document.fault("no policies: nothing would be applied; list under 'policies' what is applied when", at=("policies",)))
 
 
-def _check_amounts(checked: Checked) -> None:
-    """Amounts that mean nothing in the window of the policy that applies them."""
+def _check_uses(checked: Checked, parameters: Mapping[str, Named] | None) -> None:
+    """What policies do with their instances: arguments and amounts that mean nothing in their windows, or to the model."""
     for policy in checked.policies:
-        entry, moment = checked.entries[policy.kind, policy.instance], next(policy.window.firings())
-        amounts = {} if entry.made is None else entry.section.targets(entry.made)
-        for amount in amounts.values():
-            try:
-                at(amount, moment)
-            except ValueError as error:
-                checked.report.faults.append(checked.document.fault(f"{policy.kind} '{policy.instance}': {error}", policy.path))
-                break
+        entry = checked.entries[policy.kind, policy.instance]
+        if entry.made is not None:
+            checked.report.faults += faults_of_use(checked.document, policy, entry.section, entry.made, parameters)
 
 
 def _check_meetings(checked: Checked, parameters: Mapping[str, Named] | None) -> None:
@@ -117,8 +122,10 @@ def _check_meetings(checked: Checked, parameters: Mapping[str, Named] | None) ->
         checked.report.faults += [fault] if fault else []
         checked.report.warnings += [warning] if warning else []
     if parameters is not None and checked.report.ok:
-        pruners = [(policy, entry.section.targets(entry.made)) for policy, entry in entries if policy.kind == "pruner"]
-        checked.report.warnings += pruners_that_meet(checked.document, pruners, parameters)
+        pruners = [(policy, used(policy, entry.section, entry.made)) for policy, entry in entries if policy.kind == "pruner"]
+        targets = [(policy, action.pruner.targets) for policy, action in pruners]
+        checked.report.warnings += pruners_that_meet(checked.document, targets, parameters)
+        checked.report.faults += hidden_gradients(checked.document, pruners, parameters)
 
 
 def _warn_of_idle(checked: Checked, policies: object) -> None:
@@ -232,14 +239,23 @@ class _Instances:
     def make(self, class_name: str, builder: Builder, arguments: Mapping[str, Any], path: Path) -> object:
         """The instance, or None when the builder refuses the arguments."""
         try:
-            return self.section.make(class_name, builder, arguments, self.optimizer)
+            made = self.section.make(class_name, builder, arguments, self.optimizer)
         except (LimbeckError, ValueError, TypeError) as error:
             self.fault(f"{class_name}: {error}", path)
             return None
+        except Exception as error:
+            if class_name in self.section.classes:
+                raise
+            self.fault(f"the plugin '{class_name}' raised {type(error).__name__}: {error}", path, (*path, "class"))
+            return None
+        if isinstance(made, self.section.instance):
+            return made
+        self.fault(f"the plugin '{class_name}' gave {show(made)}, not a {self.section.instance.__name__}", path, (*path, "class"))
+        return None
 
     def check_targets(self, targets: Mapping[str, Any], arguments: object, path: Path) -> None:
         """Names and patterns: well formed and, given a model, each matching a parameter."""
-        for target, message in self.unmatched(targets):
+        for target, message in unmatched_targets(targets, self.parameters):
             self.fault(message, place(target, arguments, path) or path)
 
     def check_units(self, made: object, targets: Mapping[str, Any], path: Path) -> None:
@@ -247,7 +263,7 @@ class _Instances:
         misfits = getattr(made, "misfits", None)
         if self.parameters is None or misfits is None:
             return
-        resolved = _resolvable(targets, self.parameters)
+        resolved = resolvable(targets, self.parameters)
         for message in misfits(resolved, {name: tuple(self.parameters[name].parameter.shape) for name in resolved}):
             self.fault(message, path)
 
@@ -261,25 +277,6 @@ class _Instances:
             where = place(target, arguments, path) or path
             self.checked.report.warnings.append(self.checked.document.fault(f"'{target}' {message}", where))
 
-    def unmatched(self, targets: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
-        """The targets that match nothing, or contradict those before them, each with what to say of it."""
-        if self.parameters is not None and _resolvable(targets, self.parameters):
-            return
-        good: dict[str, Any] = {}
-        for target, value in targets.items():
-            try:
-                matches(target, "") if self.parameters is None else resolve({**good, target: value}, self.parameters)
-                good[target] = value
-            except LookupError as error:
-                yield target, str(error)
-
     def fault(self, message: str, path: Path, at: Path | None = None) -> None:
         """Note a fault."""
         self.checked.report.faults.append(self.checked.document.fault(message, path, at))
-
-
-def _resolvable(targets: Mapping[str, Any], parameters: Mapping[str, Named]) -> Mapping[str, Any]:
-    try:
-        return resolve(targets, parameters)
-    except LookupError:
-        return {}

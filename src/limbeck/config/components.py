@@ -10,12 +10,12 @@ from typing import Any
 import torch
 from torch import nn
 from torch.optim import Optimizer
-from torch.optim.lr_scheduler import ReduceLROnPlateau
+from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 
 from limbeck.events import Action
-from limbeck.pruning import Prune
+from limbeck.pruning import Prune, Pruner
 from limbeck.pruning.methods import PRUNERS
-from limbeck.regularization import REGULARIZERS, Regularize
+from limbeck.regularization import REGULARIZERS, Regularize, Regularizer
 from limbeck.training.learning_rate import NEEDS_CODE, LearningRate, lr_schedulers
 
 Builder = Callable[..., Any]
@@ -41,6 +41,8 @@ class Section:
     action: Callable[..., Action] = Action
     """Makes a policy's action of an instance; its further arguments are what the policy's ``args`` may hold."""
     make: Make = _built
+    instance: type[object] = object
+    """What the builders make; a plugin may make something else."""
     targets: Callable[[Any], Mapping[str, Any]] = _no_targets
     """The parameter names and patterns that an instance names."""
     injected: frozenset[str] = frozenset()
@@ -64,6 +66,8 @@ def _described_rate(name: str, builder: Builder, arguments: Mapping[str, Any], o
         warnings.simplefilter("ignore")
         try:
             scheduler = builder(_throwaway(arguments, optimizer), **arguments)
+            if not isinstance(scheduler, LRScheduler):
+                raise TypeError(f"gave {type(scheduler).__name__}, which is no torch.optim.lr_scheduler.LRScheduler")
             scheduler.step(0.0) if isinstance(scheduler, ReduceLROnPlateau) else scheduler.step()
         except ZeroDivisionError as error:
             raise ValueError("divides by zero at its first steps; no length, and no share of one, may come to 0") from error
@@ -88,8 +92,8 @@ def _learning_rate(rate: DescribedRate) -> Action:
 
 
 SECTIONS: tuple[Section, ...] = (
-    Section("pruners", "pruner", PRUNERS, Prune, targets=lambda pruner: getattr(pruner, "targets", {})),
-    Section("regularizers", "regularizer", REGULARIZERS, Regularize, targets=lambda regularizer: getattr(regularizer, "strengths", {})),
+    Section("pruners", "pruner", PRUNERS, Prune, instance=Pruner, targets=lambda pruner: pruner.targets),
+    Section("regularizers", "regularizer", REGULARIZERS, Regularize, instance=Regularizer, targets=lambda regularizer: regularizer.targets),
     Section("quantizers", "quantizer"),
     Section(
         "lr_schedulers",

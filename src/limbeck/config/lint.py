@@ -9,8 +9,10 @@ from typing import Any
 from limbeck.config.load import Document
 from limbeck.config.policies import Policy, span
 from limbeck.config.report import Fault, Path
-from limbeck.names import Named, canonical, resolve
+from limbeck.names import Named, canonical, matches, resolve
+from limbeck.pruning import Prune
 from limbeck.training.learning_rate import BY_EPOCH, BY_STEP
+from limbeck.watch import Gradients
 
 SHOWN = 3
 """Longer lists of names are cut off."""
@@ -51,6 +53,24 @@ def pruners_that_meet(
             "where both fire the later one decides; let one end where the other begins",
             at[later].path,
         )
+
+
+def hidden_gradients(document: Document, pruners: Sequence[tuple[Policy, Prune]], parameters: Mapping[str, Named]) -> Iterator[Fault]:
+    """Policies that rank by gradients which an earlier one, with mask_gradients, has zeroed by then; a policy's own are read before."""
+    masking = [(policy, resolve(action.pruner.targets, parameters)) for policy, action in pruners if policy.arguments.get("mask_gradients")]
+    for later, action in pruners if masking else []:
+        needs = action.pruner.needs
+        if not any(isinstance(need, Gradients) for need in (needs if isinstance(needs, tuple | list) else [needs])):
+            continue
+        names = resolve(action.pruner.targets, parameters)
+        for earlier, zeroed in masking:
+            shared = [name for name in names if name in zeroed]
+            if shared and earlier.index < later.index and earlier.window.overlaps(later.window):
+                yield document.fault(
+                    f"ranks {_listed(shared)} by gradients, of which mask_gradients in policies[{earlier.index}] hides those of what has fallen; "
+                    f"leave mask_gradients out there, or let one end where the other begins",
+                    later.path,
+                )
 
 
 def idle_patterns(targets: Mapping[str, Any], winners: Mapping[str, str], parameters: Mapping[str, Named]) -> Iterator[tuple[str, str]]:
@@ -103,3 +123,24 @@ def winning(targets: Mapping[str, Any], parameters: Mapping[str, Named]) -> dict
 def _listed(names: Sequence[str]) -> str:
     shown = ", ".join(names[:SHOWN])
     return shown if len(names) <= SHOWN else f"{shown} and {len(names) - SHOWN} more"
+
+
+def resolvable(targets: Mapping[str, Any], parameters: Mapping[str, Named]) -> Mapping[str, Any]:
+    """Which parameter gets which value; nothing where a target is wrong."""
+    try:
+        return resolve(targets, parameters)
+    except LookupError:
+        return {}
+
+
+def unmatched_targets(targets: Mapping[str, Any], parameters: Mapping[str, Named] | None) -> Iterator[tuple[str, str]]:
+    """The targets that are not well formed or, given a model, match nothing or contradict those before them, each with what to say of it."""
+    if parameters is not None and resolvable(targets, parameters):
+        return
+    good: dict[str, Any] = {}
+    for target, value in targets.items():
+        try:
+            matches(target, "") if parameters is None else resolve({**good, target: value}, parameters)
+            good[target] = value
+        except LookupError as error:
+            yield target, str(error)

@@ -6,94 +6,19 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import takewhile
-from typing import Any
 
 from torch import nn
 
-from limbeck.config.check import check
+from limbeck.config.build import applied
+from limbeck.config.check import Checked, check
+from limbeck.config.count import Counter, Dropped
 from limbeck.config.load import Source, load
 from limbeck.config.policies import Policy, both_set_the_rate
+from limbeck.config.rows import Firing, Plan, Pool, Row
 from limbeck.names import Named, named_parameters, resolve
-from limbeck.pruning import Pruner
-from limbeck.schedules import Moment, Unit, Window, at
-
-
-@dataclass(frozen=True)
-class Firing:
-    """One renewal of one parameter's mask; ``sparsity`` and ``nonzeros`` are None when they depend on data."""
-
-    unit: Unit
-    time: int
-    sparsity: float | None
-    nonzeros: int | None
-
-
-@dataclass(frozen=True)
-class Row:
-    """One parameter: what happens to it, and its non-zeros after the last firing (None: depends on data)."""
-
-    name: str
-    shape: tuple[int, ...]
-    aliases: tuple[str, ...] = ()
-    timeline: tuple[Firing, ...] = ()
-
-    @property
-    def numel(self) -> int:
-        """How many elements the parameter has."""
-        return math.prod(self.shape)
-
-    @property
-    def nonzeros(self) -> int | None:
-        """How many elements are kept after the last firing."""
-        return self.timeline[-1].nonzeros if self.timeline else self.numel
-
-    @property
-    def data_dependent(self) -> bool:
-        """Whether what is kept depends on data at any firing."""
-        return any(firing.nonzeros is None for firing in self.timeline)
-
-
-@dataclass(frozen=True)
-class Plan:
-    """Every parameter of the model, tied ones once, and what is worth a warning."""
-
-    rows: tuple[Row, ...]
-    warnings: tuple[str, ...] = ()
-
-    @property
-    def weights(self) -> int:
-        """How many elements the parameters of two dimensions or more have."""
-        return sum(row.numel for row in self._counted())
-
-    @property
-    def nonzeros(self) -> int | None:
-        """How many of ``weights`` are kept in the end; None when that depends on data."""
-        kept = [row.nonzeros for row in self._counted()]
-        return None if None in kept else sum(count for count in kept if count is not None)
-
-    @property
-    def sparsity(self) -> float | None:
-        """The fraction of ``weights`` that is dropped in the end; None when that depends on data."""
-        return None if self.nonzeros is None or not self.weights else 1 - self.nonzeros / self.weights
-
-    def to_json(self) -> dict[str, Any]:
-        """The plan as plain data."""
-        total = {"weights": self.weights, "nonzeros": self.nonzeros, "sparsity": self.sparsity}
-        return {"parameters": {row.name: _row_as_json(row) for row in self.rows}, "total": total, "warnings": list(self.warnings)}
-
-    def _counted(self) -> list[Row]:
-        return [row for row in self.rows if len(row.shape) >= 2]
-
-
-def _row_as_json(row: Row) -> dict[str, Any]:
-    return {
-        "shape": list(row.shape),
-        "numel": row.numel,
-        "aliases": list(row.aliases),
-        "timeline": [{firing.unit: firing.time, "sparsity": firing.sparsity, "nonzeros": firing.nonzeros} for firing in row.timeline],
-        "nonzeros": row.nonzeros,
-        "data_dependent": row.data_dependent,
-    }
+from limbeck.pruning import Prune
+from limbeck.regularization import Regularize
+from limbeck.schedules import Moment, Unit, Window
 
 
 def plan(
@@ -120,21 +45,29 @@ def plan(
     checked = check(load(source), parameters, plugins="import" if allow_plugins else "refuse")
     checked.report.raise_if_faulty()
     run = _Run(epochs, steps_per_epoch)
-    instances = [(policy, checked.entries[policy.kind, policy.instance].made) for policy in checked.policies]
-    pruning = [(policy, made) for policy, made in instances if isinstance(made, Pruner)]
-    timelines: dict[str, dict[tuple[float, int, str], Firing]] = {}
-    for policy, pruner in pruning:
-        for name, firing in _firings(pruner, policy.window, parameters, run):
-            timelines.setdefault(name, {})[run.place(firing.unit, firing.time)] = firing
-    rows = [
-        Row(name, tuple(named.parameter.shape), named.aliases, tuple(firing for _, firing in sorted(timelines.get(name, {}).items())))
-        for name, named in parameters.items()
-    ]
+    events = _Events(parameters, run)
+    for policy in checked.policies:
+        _, action = applied(checked, policy)
+        if isinstance(action, Prune):
+            events.prune(policy, action)
+        elif isinstance(action, Regularize) and action.keep_mask:
+            events.cut(policy, action)
+    rows, pools = events.rows(), events.pools()
+    return Plan(tuple(rows), tuple(_warnings(checked, run)), tuple(pools))
+
+
+def _warnings(checked: Checked, run: _Run) -> list[str]:
+    """What is worth a warning in the file, and in a run of this length."""
+    fault, policies = checked.document.fault, checked.policies
+    rates, pruning = ([policy for policy in policies if policy.kind == kind] for kind in ("lr_scheduler", "pruner"))
     warnings = [str(warning) for warning in checked.report.warnings]
-    warnings += [str(checked.document.fault(late, policy.path)) for policy in checked.policies if (late := run.late(policy.window))]
-    rates = [policy for policy in checked.policies if policy.kind == "lr_scheduler"]
-    warnings += [str(checked.document.fault(message, policy.path)) for policy, message in _meeting(rates, run)]
-    return Plan(tuple(rows), tuple(warnings + _unordered([policy for policy, _ in pruning], rates, run)))
+    warnings += [str(fault(late, policy.path)) for policy in policies if (late := run.late(policy.window, _after_step(policy)))]
+    warnings += [str(fault(message, policy.path)) for policy, message in _meeting(rates, run)]
+    return warnings + _unordered(pruning, rates, run)
+
+
+def _after_step(policy: Policy) -> bool:
+    return bool(policy.arguments.get("after_step", False))
 
 
 @dataclass(frozen=True)
@@ -156,19 +89,21 @@ class _Run:
             return time * (self.steps_per_epoch or 1), 0, unit
         return time, 1, unit
 
-    def moments(self, window: Window) -> Iterator[Moment]:
-        """The firings that the run reaches."""
+    def moments(self, window: Window, after_step: bool = False) -> Iterator[Moment]:
+        """The firings that the run reaches; ``after_step`` the clock counts the steps that are done, from 1 on."""
         end = self.end(window.unit)
-        return takewhile(lambda moment: end is None or moment.now < end, window.firings())
+        reached = takewhile(lambda moment: end is None or moment.now < end + after_step, window.firings())
+        return (moment for moment in reached if moment.now or not after_step)
 
-    def late(self, window: Window) -> str:
+    def late(self, window: Window, after_step: bool = False) -> str:
         """What to say of a window that fires after the run's end, or an empty string."""
-        end = self.end(window.unit)
+        length = self.end(window.unit)
+        end = None if length is None else length + after_step
         beyond = [] if end is None or window.end is None else [moment for moment in window.firings() if moment.now >= end]
         if not beyond:
             return ""
         times = f"{len(beyond)} time{'s' if len(beyond) > 1 else ''}"
-        return f"fires {times} from {window.unit} {beyond[0].now} on, which a run of {end} {window.unit}s never reaches"
+        return f"fires {times} from {window.unit} {beyond[0].now} on, which a run of {length} {window.unit}s never reaches"
 
 
 def _meeting(rates: Sequence[Policy], run: _Run) -> Iterator[tuple[Policy, str]]:
@@ -189,27 +124,77 @@ def _unordered(pruning: Sequence[Policy], rates: Sequence[Policy], run: _Run) ->
     return [doubt for doubt, policies in doubts.items() if len({policy.window.unit for policy in policies}) > 1]
 
 
-def _firings(pruner: Pruner, window: Window, parameters: Mapping[str, Named], run: _Run) -> Iterator[tuple[str, Firing]]:
-    """What a pruner does in a window, firing by firing, parameter by parameter."""
-    targets = resolve(pruner.targets, parameters)
-    pruner = replace(pruner, targets=targets)
-    for moment in run.moments(window):
-        for name in targets:
-            shape = tuple(parameters[name].parameter.shape)
-            dropped, numel = _dropped(pruner, name, shape, moment), math.prod(shape)
-            if dropped is None:
-                yield name, Firing(window.unit, moment.now, None, None)
-            else:
-                yield name, Firing(window.unit, moment.now, dropped / numel if numel else 0.0, numel - dropped)
+Place = tuple[float, int, str]
+"""Sorts events by when they come."""
 
 
-def _dropped(pruner: Pruner, name: str, shape: tuple[int, ...], moment: Moment) -> int | None:
-    """How many elements of a parameter fall at a moment; None when that depends on data."""
-    count = getattr(pruner.select, "dropped", None)
-    if count is None or (pruner.pool is None and len(pruner.targets) > 1):
-        return None
-    grid = pruner.unit.grid(shape)
-    units = math.prod(grid if pruner.pool is None else pruner.pool.block(grid))
-    pools = 1 if pruner.pool is None else math.prod(pruner.pool.grid(grid))
-    fallen: int = count(at(pruner.targets[name], moment), units)
-    return fallen * pools * math.prod(pruner.unit.block(shape))
+@dataclass(frozen=True)
+class _Event:
+    """A firing, the policy that fires, and whether its mask outlasts it."""
+
+    firing: Firing
+    policy: int
+    lasting: bool = True
+
+
+class _Events:
+    """What happens to each parameter, policy by policy; of two events at one time the later policy's stands."""
+
+    def __init__(self, parameters: Mapping[str, Named], run: _Run) -> None:
+        self._parameters, self._run = parameters, run
+        self._of: dict[str, dict[Place, _Event]] = {}
+        self._pools: dict[int, tuple[tuple[str, ...], list[Firing]]] = {}
+
+    def prune(self, policy: Policy, action: Prune) -> None:
+        """All firings of a pruner."""
+        targets = resolve(action.pruner.targets, self._parameters)
+        shapes = {name: tuple(self._parameters[name].parameter.shape) for name in targets}
+        counter = Counter(replace(action.pruner, targets=targets), shapes)
+        lasting = not policy.arguments.get("discard_masks_at_minibatch_end", False)
+        together: list[Firing] = []
+        for moment in self._run.moments(policy.window, _after_step(policy)):
+            dropped = counter.dropped(moment)
+            if policy.arguments.get("mini_batch_pruning_frequency") and counter.dropped(replace(moment, minibatch=1)) != dropped:
+                dropped = Dropped(dict.fromkeys(targets))  # drawn anew within the epoch
+            for name, count in dropped.each.items():
+                self._note(name, _firing(moment.unit, moment.now, math.prod(shapes[name]), count), policy, lasting)
+            numel = sum(math.prod(shape) for shape in shapes.values())
+            together.append(_firing(moment.unit, moment.now, numel, dropped.together))
+        if counter.joint and together:
+            self._pools[policy.index] = tuple(targets), together
+
+    def cut(self, policy: Policy, action: Regularize) -> None:
+        """The mask that a regularizer leaves when its window's last firing ends."""
+        moments = list(self._run.moments(policy.window))
+        if moments and moments[-1].now == policy.window.last:
+            for name in resolve(action.regularizer.targets, self._parameters):
+                self._note(name, Firing(policy.window.unit, moments[-1].now, None, None), policy, at_end=True)
+
+    def _note(self, name: str, firing: Firing, policy: Policy, lasting: bool = True, at_end: bool = False) -> None:
+        place = self._run.place(firing.unit, firing.time)
+        if at_end:
+            place = self._run.place(firing.unit, firing.time + 1)[0], -1, firing.unit
+        self._of.setdefault(name, {})[place] = _Event(firing, policy.index, lasting)
+
+    def rows(self) -> Iterator[Row]:
+        """Every parameter."""
+        for name, named in self._parameters.items():
+            events = self._in_order(name)
+            lasting = not events or events[-1].lasting
+            yield Row(name, tuple(named.parameter.shape), named.aliases, tuple(event.firing for event in events), lasting)
+
+    def pools(self) -> Iterator[Pool]:
+        """The policies that prune parameters together."""
+        for index, (names, firings) in self._pools.items():
+            last = [self._in_order(name)[-1] for name in names]
+            lasting = all(event.policy == index and event.lasting for event in last)
+            yield Pool(names, sum(self._parameters[name].parameter.numel() for name in names), tuple(firings), lasting)
+
+    def _in_order(self, name: str) -> list[_Event]:
+        return [event for _, event in sorted(self._of.get(name, {}).items(), key=lambda item: item[0])]
+
+
+def _firing(unit: Unit, time: int, numel: int, dropped: int | None) -> Firing:
+    if dropped is None:
+        return Firing(unit, time, None, None)
+    return Firing(unit, time, dropped / numel if numel else 0.0, numel - dropped)

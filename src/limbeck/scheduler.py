@@ -131,11 +131,6 @@ class Scheduler:
         if self._steps.driven and not self._steps.begun:
             self._steps.begin()
 
-    def begin(self) -> None:
-        """Begin the next step of a scheduler that is driven now, if that has not been done: so the first forward pass sees what fires at step 0."""
-        if self._steps.driven and not self._steps.begun:
-            self._steps.begin()
-
     # --- the six hooks -----------------------------------------------------------------------------------------------------------
 
     def on_epoch_begin(self, epoch: int, optimizer: Optimizer | None = None, **_: Any) -> None:

@@ -13,6 +13,7 @@ from pydantic import Field
 
 from limbeck.fields import Names, Sparsity, Whole
 from limbeck.groups import group
+from limbeck.pruning.allotments import ALLOTMENTS
 from limbeck.pruning.composed import Blocks, Granularity, Scope, composed_pruner
 from limbeck.pruning.criteria import l1
 from limbeck.pruning.observed_criteria import (
@@ -157,16 +158,18 @@ def rigl_pruner(
     drop_fraction: Annotated[float, Field(ge=0, le=1)] = 0.3,
     start: Literal["random", "magnitude"] = "random",
     seed: Whole = 0,
+    densities: Literal["uniform", "erdos_renyi_kernel"] = "uniform",
 ) -> Pruner:
     """Sparse from the start, with connections that move: drop by magnitude, grow by gradient (RigL; Evci et al. 2020, arXiv 1911.11134).
 
     ``drop_fraction`` of what is kept moves at the first firing after the one that chooses the first mask, and less at each later one, along a cosine.
+    ``densities`` spreads the sparsity over the tensors: ``erdos_renyi_kernel`` makes large ones sparser, for the same number of weights in all.
     ``mask_gradients`` in the policy's ``args`` keeps momentum from gathering behind the masks, for what grows to start from rest.
 
     >>> rigl_pruner(["fc.weight"], 0.9).score
     Regrowth(drop_fraction=0.3, start='random', seed=0, ...)
     """
-    return Pruner(dict.fromkeys(weights, sparsity), score=Regrowth(drop_fraction, start, seed))
+    return Pruner(dict.fromkeys(weights, sparsity), score=Regrowth(drop_fraction, start, seed), allot=ALLOTMENTS[densities])
 
 
 OBSERVED_PRUNERS: dict[str, Callable[..., Pruner]] = {

@@ -27,6 +27,9 @@ Selector = Callable[[Tensor, Tensor | None, float], Tensor]
 Tie = Callable[[list[Tensor]], Tensor]
 """One verdict for several tensors: their scores, ``[units]`` each, to one."""
 
+Allot = Callable[[Mapping[str, Sequence[int]], Mapping[str, float]], Mapping[str, float]]
+"""``(shapes, amounts) -> amounts``: what each tensor gives up of what is asked of all."""
+
 
 @dataclass
 class Site:
@@ -71,7 +74,8 @@ class Pruner:
 
     ``targets`` maps parameter names to an amount or a schedule of it. ``unit`` is what lives or dies as one, ``pool`` who competes with whom
     (None: all targets together; a last pool that is padded competes for what a full one would keep), ``select`` turns scores into what is
-    kept, ``tie`` gives several tensors one verdict. ``rescale`` divides what is kept by the kept fraction wherever the mask is soft.
+    kept, ``tie`` gives several tensors one verdict. ``rescale`` divides what is kept by the kept fraction wherever the mask is soft, and
+    ``allot`` spreads the amounts over the tensors by their shapes.
 
     >>> pruner = Pruner({"weight": 0.5})
     >>> pruner.masks({"weight": Site(torch.tensor([[1.0, -3.0], [2.0, -4.0]]))}, Moment())
@@ -86,6 +90,7 @@ class Pruner:
     select: Selector = field(default_factory=Lowest)
     tie: Tie | None = None
     rescale: bool = False
+    allot: Allot | None = None
 
     @property
     def needs(self) -> Any:
@@ -101,6 +106,15 @@ class Pruner:
         target = self.targets[name]
         return self.unit if not isinstance(target, Cut) or target.unit is None else target.unit
 
+    def amounts(self, shapes: Mapping[str, Sequence[int]], moment: Moment) -> Mapping[str, float]:
+        """What falls of each parameter at a moment, of all that are pruned, which have these ``shapes``; known without their values.
+
+        >>> Pruner({"fc.weight": 0.5}).amounts({"fc.weight": (3, 4)}, Moment())
+        {'fc.weight': 0.5}
+        """
+        amounts = {name: _named(name, partial(at, self.targets[name], moment)) for name in shapes}
+        return amounts if self.allot is None else self.allot(shapes, amounts)
+
     def misfits(self, targets: Mapping[str, float | Schedule], shapes: Mapping[str, Sequence[int]]) -> Iterator[str]:
         """What is wrong with parameters that no mask can be made for, whatever they hold; ``targets`` are resolved, and have ``shapes``.
 
@@ -111,7 +125,7 @@ class Pruner:
         for name in targets:
             unit = resolved.unit_of(name)
             message = misfit(unit, shapes[name])
-            if message is None and self.pool is not None and math.prod(shapes[name]):
+            if message is None and self.pool is not None and math.prod(shapes[name]) > 0:
                 message = misfit(self.pool, unit.grid(shapes[name]))
             if message is not None:
                 yield f"'{name}' cannot be cut into units: {message}"
@@ -123,7 +137,7 @@ class Pruner:
 
     def masks(self, sites: Mapping[str, Site], moment: Moment) -> dict[str, Tensor]:
         """The new mask of every site, each named in ``targets``; raises ``MaskError``, naming the tensor, where none can be made."""
-        amounts = {name: _named(name, partial(at, self.targets[name], moment)) for name in sites}
+        amounts = self.amounts({name: site.weight.shape for name, site in sites.items()}, moment)
         if all(self._is_plain_magnitude(name, site) for name, site in sites.items()):
             return {name: _named(name, partial(self._lowest_magnitude, site, amounts[name])) for name, site in sites.items()}
         views = {name: _named(name, partial(self._units, name, site, amounts[name], moment)) for name, site in sites.items()}

@@ -81,6 +81,7 @@ def test_small_pools_too(case: tuple[Tensor, Tensor | None, int]) -> None:
     wanted = by_stable_argsort(scores, kept, dropped)
     assert torch.equal(lowest(scores, kept, dropped), wanted)
     assert torch.equal(lowest(scores.t().contiguous().t(), None if kept is None else kept.t().contiguous().t(), dropped), wanted)
+    assert torch.equal(lowest(scores, kept, dropped, magnitude=True), by_stable_argsort(scores.abs(), kept, dropped))
 
 
 @pytest.mark.parametrize("units", [2, 4, 8, 9, 16, 32])

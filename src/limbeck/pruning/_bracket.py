@@ -112,21 +112,21 @@ def _read(pool: Pool, keep: Sequence[Array], low: Any, high: Any, spans: Iterato
 
 def bracket(pool: Pool, rank: int) -> tuple[Any, Any]:
     """Two scores between which the ``rank``-th lowest almost surely lies."""
-    sample = _sample(pool)
-    share, size = rank / pool.units, sample.size
+    sample = _negated_sample(pool)  # negated, because many zeros in front make NumPy's partition ten times slower
+    share, size = 1 - rank / pool.units, sample.size
     reach = DEVIATIONS * math.sqrt(size * share * (1 - share)) + 2
     first, last = math.floor(size * share - reach), math.ceil(size * share + reach)
     low, high, rest = sample.dtype.type(-math.inf), sample.dtype.type(math.inf), sample
     if first >= 0:
         sample.partition(first)  # one place at a time, which NumPy has vectorized
-        low, rest = sample[first], sample[first:]
+        high, rest = -sample[first], sample[first:]
     if last < size:
         rest.partition(last - max(first, 0))
-        high = rest[last - max(first, 0)]
+        low = -rest[last - max(first, 0)]
     return low, high
 
 
-def _sample(pool: Pool) -> Array:
+def _negated_sample(pool: Pool) -> Array:
     """Scores from scattered places, the same every time; so many that reading them and sorting out the scores between cost the least."""
     units = pool.units
     step = max(1, units // int(2 * units ** (2 / 3)))
@@ -138,8 +138,10 @@ def _sample(pool: Pool) -> Array:
         widened(part.index_select(0, torch.from_numpy(place[first:last] - start))).numpy()
         for part, start, first, last in zip(pool.parts, starts, cuts, cuts[1:], strict=False)
     ]
-    sample = np.concatenate(picked)
-    return np.abs(sample, out=sample) if pool.magnitude else sample
+    sample: Array = np.concatenate(picked)
+    if pool.magnitude:
+        np.abs(sample, out=sample)
+    return np.negative(sample, out=sample)
 
 
 def widened(scores: Tensor) -> Tensor:

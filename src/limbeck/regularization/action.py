@@ -41,8 +41,9 @@ class Regularize(Action):
         Raises ``TargetError`` for one that matches nothing and ``ScheduleError`` for a tensor that has no such groups.
         """
         self.regularizer = replace(self.regularizer, targets=resolve(self.regularizer.targets, state.parameters))
-        for name, penalty in self.regularizer.targets.items():
-            penalty.check(name, tuple(state.parameters[name].parameter.shape))
+        shapes = {name: state.parameters[name].parameter.shape for name in self.regularizer.targets}
+        if faults := list(self.regularizer.misfits(self.regularizer.targets, shapes)):
+            raise ScheduleError("; ".join(faults), faults)
 
     def before_backward_pass(self, state: State, moment: Moment) -> Mapping[str, Tensor]:
         """The penalty, strengths included, under the name ``<regularizer>_loss``."""
@@ -72,7 +73,8 @@ class Regularize(Action):
             keep, before = torch.ones_like(weight, dtype=torch.bool), state.masks.get(name)
             for tile, (_, small) in zip(penalty.groups, self._small(weight, penalty), strict=True):
                 split(keep, tile)[0].logical_and_(~small)
-            state.masks.put(name, keep if before is None else keep & before)
+            state.masks.put(name, keep if before is None else keep & before, state.masks.life(name))
+            state.masks.apply([name])
 
     def _small(self, weight: Tensor, penalty: Penalty) -> list[tuple[Tensor, Tensor]]:
         """For each grouping a view of the weight, and which of its groups do not exceed the strength; NaN is not small."""

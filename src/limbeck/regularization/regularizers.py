@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Literal
 
 from pydantic import Field
 
-from limbeck.errors import ScheduleError
 from limbeck.fields import NonNegative, Thresholds
-from limbeck.groups import group, groupings
+from limbeck.groups import group, groupings, misfit
 from limbeck.regularization.norms import GroupNorm, InverseVariance, Norm, Sum, ThresholdCriteria, l1_norm
 from limbeck.tile import ELEMENT, Tile
 
@@ -38,16 +37,6 @@ class Penalty:
     groups: tuple[Tile, ...] = (ELEMENT,)
     least: int = 0
 
-    def check(self, name: str, shape: tuple[int, ...]) -> None:
-        """Raise ``ScheduleError`` when a tensor of this shape does not have such groups."""
-        for tile in self.groups:
-            try:
-                found = math.prod(tile.grid(shape))
-            except ValueError as error:
-                raise ScheduleError(f"'{name}' cannot be cut into groups: {error}") from error
-            if found < self.least:
-                raise ScheduleError(f"'{name}' of shape {shape} has {found} of the groups and needs {self.least} or more; leave it out")
-
 
 @dataclass(frozen=True)
 class Regularizer:
@@ -62,6 +51,20 @@ class Regularizer:
         """The strength of each target."""
         return {name: penalty.strength for name, penalty in self.targets.items()}
 
+    def misfits(self, targets: Mapping[str, Penalty], shapes: Mapping[str, Sequence[int]]) -> Iterator[str]:
+        """What is wrong with parameters that do not have the groups; ``targets`` are resolved, and have ``shapes``.
+
+        >>> regularizer = group_lasso_regularizer({"*": (0.1, "2D")})
+        >>> next(regularizer.misfits({"fc.weight": regularizer.targets["*"]}, {"fc.weight": (3, 4)}))
+        "'fc.weight' cannot be cut into groups: a shape of (3, 4) has no groups of type 2D; they take 3 axes or more"
+        """
+        for name, penalty in targets.items():
+            shape = tuple(shapes[name])
+            faults = [message for tile in penalty.groups if (message := misfit(tile, shape)) is not None]
+            if not faults and any((found := math.prod(tile.grid(shape))) < penalty.least for tile in penalty.groups):
+                faults = [f"a shape of {shape} has {found}, and {penalty.least} or more are needed"]
+            yield from (f"'{name}' cannot be cut into groups: {message}" for message in faults)
+
 
 def l1_regularizer(reg_regims: Thresholds, threshold_criteria: ThresholdCriteria | None = None) -> Regularizer:
     """``strength * sum(|w|)`` for each target of ``reg_regims``.
@@ -69,8 +72,10 @@ def l1_regularizer(reg_regims: Thresholds, threshold_criteria: ThresholdCriteria
     With ``threshold_criteria``, weights whose magnitude does not exceed the strength are set to zero after each step of the window (for
     single weights the mean and the maximum of a group are the same); they may come back in the next step.
 
-    >>> l1_regularizer({"weight": 0.5}).strengths
-    {'weight': 0.5}
+    >>> import torch
+    >>> penalty = l1_regularizer({"weight": 0.5}).targets["weight"]
+    >>> penalty.strength, penalty.norm(torch.tensor([1.0, -2.0])).item()
+    (0.5, 3.0)
     """
     return Regularizer("L1Regularizer", {name: Penalty(strength, l1_norm) for name, strength in reg_regims.items()}, threshold_criteria)
 

@@ -15,6 +15,7 @@ from pydantic import Field
 
 from limbeck.fields import ByName, Names, NonNegative, Sparsity, Whole
 from limbeck.groups import GroupName, group
+from limbeck.names import canonical
 from limbeck.pruning.chance import Chance, Noise, Survivors, Uniform
 from limbeck.pruning.criteria import Criterion, geometric_median, l1, l2, maximum
 from limbeck.pruning.pruner import Cut, Pruner, first
@@ -156,7 +157,7 @@ def random_level_structure_pruner(  # noqa: PLR0913, PLR0917  # Distiller's eigh
     )
     if group_dependency is not None:
         return replace(pruner, targets=ranked(l1, Uniform(low, high, seed), weights, pruner.unit, group_dependency).targets)
-    return replace(pruner, targets={name: Uniform(low, high, seed, name) for name in weights})
+    return replace(pruner, targets={name: Uniform(low, high, seed, canonical(name)) for name in weights})
 
 
 def random_ranked_filter_pruner(
@@ -170,7 +171,7 @@ def random_ranked_filter_pruner(
     """Drop exactly a fraction of each tensor's filters, by chance.
 
     The order is drawn once for the run, so that a weight that was zeroed is not brought back, as a zero, in another's place; ``redraw`` draws
-    a new one at every renewal, as Distiller did.
+    a new one at every renewal, as Distiller did, which needed a GPU for it.
     """
     return ranked(Chance(seed, redraw), desired_sparsity, weights, group(group_type), group_dependency)
 

@@ -1,0 +1,53 @@
+"""A schedule file written down: from policies by step to text that reads back as the same policies."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import yaml
+
+from limbeck.pruning.translated import Step
+
+NAMES = {
+    "ConstantSparsityPruner": "constant_sparsity",
+    "KeepZerosPruner": "keep_zeros",
+    "PolynomialDecayPruner": "polynomial_decay",
+    "Pruner": "n_of_m",
+}
+"""What the instances are called."""
+
+
+def schedule_text(steps: Sequence[Step], last_step: int, comments: Sequence[str] = ()) -> str:
+    """The text of a schedule file with ``comments`` above it; a window without an end is cut off after ``last_step``.
+
+    >>> from limbeck.pruning.translated import NeurST
+    >>> options = NeurST("constant_sparsity", target_sparsity=0.5, keep_prune_property=False)
+    >>> print(schedule_text(options.steps(), 1000, ["half"]))
+    # half
+    version: 1
+    pruners:
+      constant_sparsity:
+        class: ConstantSparsityPruner
+        target_sparsity: 0.5
+        weights: ['matrices:*']
+    policies:
+    - pruner:
+        instance_name: constant_sparsity
+        args: {after_step: true}
+      starting_step: 100
+      ending_step: 1001
+      frequency: 100
+    """
+    pruners = {NAMES[step.class_name]: {"class": step.class_name, **step.arguments} for step in steps}
+    tree = {"version": 1, "pruners": pruners, "policies": [_policy(step, last_step) for step in steps]}
+    body = yaml.safe_dump(tree, sort_keys=False, default_flow_style=None, width=1000, allow_unicode=True)
+    return "".join(f"# {line}\n" for line in comments) + body.rstrip("\n")
+
+
+def _policy(step: Step, last_step: int) -> dict[str, Any]:
+    window, use = step.window, {"instance_name": NAMES[step.class_name]}
+    end = last_step + 1 if window.end is None else window.end
+    policy: dict[str, Any] = {"pruner": {**use, "args": {"after_step": True}} if step.after_step else use}
+    policy |= {"starting_step": window.begin, "ending_step": end}
+    return {**policy, "frequency": window.every} if window.every > 1 else policy

@@ -10,7 +10,7 @@ SOURCE = Path(__file__).parents[1] / "src"
 ALGORITHMS = ("pruning", "regularization", "quantization", "thinning", "training", "summaries")
 LAYERS: tuple[tuple[str, ...], ...] = (
     ("tile", "groups", "schedules", "names", "errors", "fields", "_inplace", "_version"),
-    ("masks", "events", "_hooks", "_steps", "scheduler", "stats", "graph", "watch"),
+    ("masks", "events", "_forward", "_steps", "scheduler", "stats", "graph", "needs", "watch"),
     ALGORITHMS,
     ("config",),
     ("optimizer",),

@@ -12,98 +12,19 @@ Nothing is read back from a device in a step, and what is added up is as small a
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable, Iterable, Mapping
-from contextlib import ExitStack
-from dataclasses import dataclass
-from functools import partial
-from typing import Any, Literal
-from weakref import ReferenceType, ref
+from typing import Any
 
 import torch
-from torch import Tensor, distributed, nn
-from torch.nn.modules.batchnorm import _BatchNorm
+from torch import Tensor, nn
 
-from limbeck._hooks import Eye, Places, first_tensor, owners
+from limbeck._forward import Forward, Mean, Places
 from limbeck.errors import CheckpointError, MaskError
-from limbeck.names import Named, canonical
+from limbeck.names import Named
+from limbeck.needs import TRANSPOSED, Activations, Beside, FollowingNorm, Gradients, Need
 from limbeck.tile import Tile
 
-CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
-TRANSPOSED = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
-
-
-@dataclass(frozen=True)
-class Gradients:
-    """A number a unit that is added up over the optimizer steps.
-
-    ``accumulate(total, weight, grad)`` changes ``total``, ``[units]`` in float32 and zero at first, in place; ``weight`` and ``grad`` are
-    ``[units, members]``. ``lasting`` sums are not begun anew when a mask is renewed; a criterion can do without what is not ``required``.
-    """
-
-    key: str
-    accumulate: Callable[[Tensor, Tensor, Tensor], object]
-    lasting: bool = False
-    required: bool = True
-
-
-@dataclass(frozen=True)
-class Activations:
-    """The mean over the training batches of what ``measure(owner, attribute, activation)`` gives, each batch weighed by its elements.
-
-    ``owner`` is the module that holds the parameter, under the name ``attribute``; the activation is its first ``input`` or its first
-    ``output``, or the output of the batch norm that reads that output. The result broadcasts to the parameter's shape; None: not of this module.
-    """
-
-    key: str
-    measure: Callable[[nn.Module, str, Tensor], Tensor | None]
-    side: Literal["input", "output"] = "output"
-    lasting: bool = False
-
-
-@dataclass(frozen=True)
-class FollowingNorm:
-    """The scale that folding the batch norm behind a convolution would give its filters: ``gamma / sqrt(running variance + eps)``.
-
-    ``[filters, 1, ...]``; 1 for all that is no convolution or that no batch norm reads. Which one does is seen in the first forward pass.
-    """
-
-    key: str = "fold_batchnorm"
-
-
-@dataclass(frozen=True)
-class Beside:
-    """The largest magnitude in each entry, along the first axis, of what the parameter's module holds under ``attribute``: ``[entries]``.
-
-    It is read as it stands, masks applied. A batch norm's bias has its scales beside it, and a convolution's its filters.
-    """
-
-    key: str = "beside"
-    attribute: str = "weight"
-
-
-Need = Gradients | Activations | FollowingNorm | Beside
-
-
-@dataclass
-class _Mean:
-    """A mean of batches that weigh ``count`` together."""
-
-    value: Tensor
-    count: int
-
-    def add(self, value: Tensor, count: int) -> None:
-        self.count += count
-        self.value.lerp_(value.to(torch.float32), count / self.count)
-
-    def over_all_processes(self) -> Tensor:
-        """The mean of what all ranks saw, the same on each, so that their masks are."""
-        if not (distributed.is_available() and distributed.is_initialized() and distributed.get_world_size() > 1):
-            return self.value
-        total, count = self.value * self.count, torch.tensor(float(self.count), device=self.value.device)
-        distributed.all_reduce(total)
-        distributed.all_reduce(count)
-        return total / count
+__all__ = ["Activations", "Beside", "FollowingNorm", "Gradients", "Need", "Watch"]
 
 
 class Watch:
@@ -134,40 +55,21 @@ class Watch:
         needs = tuple(dict.fromkeys(needs))
         self._gradients = [need for need in needs if isinstance(need, Gradients)]
         self._activations = [need for need in needs if isinstance(need, Activations)]
-        self._outward = [need for need in self._activations if need.side == "output"]
         self._scales = [need for need in needs if isinstance(need, FollowingNorm)]
         self._beside = [need for need in needs if isinstance(need, Beside)]
-        self._model, self._unit_of = model, unit_of
+        self._unit_of = unit_of
         self._parameters = {name: parameters[name].parameter for name in names}
-        self._owners = list(owners(model, self._parameters))
-        self._convolved = {name for module, places in self._owners if isinstance(module, CONVOLUTIONS) for name, _ in places}
-        self._norms = {canonical(name): module for name, module in model.named_modules() if isinstance(module, _BatchNorm)}
-        self._looking = ExitStack()
-        self._is_open = False
-        self._outputs: dict[int, tuple[ReferenceType[Tensor], nn.Module, Places]] = {}
+        follows = bool(self._scales) or any(need.gated for need in self._gradients)
+        self._forward = Forward(model, self._parameters, self._activations, follows)
         self._totals: dict[str, dict[str, Tensor]] = {}
-        self._means: dict[str, dict[str, _Mean]] = {}
-        self._behind: dict[str, str] = {}  # which batch norm reads what a parameter's module gives; "" for none
 
     def open(self) -> None:
         """Look at the forward passes from now on, as long as the model trains; what ``torch.compile`` made, which runs no hooks, stands aside."""
-        if self._is_open or not (self._activations or self._scales):
-            return
-        self._is_open = True
-        for module, places in self._owners:
-            self._looking.enter_context(module.register_forward_hook(Eye(partial(self._look, places)), with_kwargs=True))
-        for name, norm in self._norms.items() if self._scales or self._outward else ():
-            self._looking.enter_context(norm.register_forward_hook(Eye(partial(self._look_behind, name))))
-        if "torch._dynamo" in sys.modules:  # else nothing is compiled, and asking would import it
-            eager: Any = torch.compiler.set_stance("force_eager")
-            if eager.prev != eager.stance:  # who set it first takes it back, so that two watches may close in any order
-                self._looking.push(eager)
+        self._forward.open()
 
     def close(self) -> None:
         """Look no more; what was seen stays."""
-        self._looking.close()
-        self._outputs.clear()
-        self._is_open = False
+        self._forward.close()
 
     @torch.no_grad()
     def step(self) -> None:
@@ -176,12 +78,13 @@ class Watch:
             if parameter.grad is None:
                 continue
             unit, grad = self._unit_of(name), parameter.grad
-            weight, grad = unit.fold(parameter.detach()), unit.fold(grad.to_dense() if grad.is_sparse else grad)
+            weight, grad = unit.fold(parameter.detach()), unit.fold(_dense(grad))
             for need in self._gradients:
                 totals = self._totals.setdefault(need.key, {})
                 if name not in totals:
                     totals[name] = torch.zeros(len(weight), device=weight.device)
-                need.accumulate(totals[name], weight, grad)
+                gate = self._gate(name, unit) if need.gated else None
+                need.accumulate(totals[name], *(gate or (weight, grad)))
 
     def missing(self) -> tuple[str, ...]:
         """What no stats can be given without, ready for a message; empty when all has been seen."""
@@ -198,7 +101,7 @@ class Watch:
         shape, unit = self._parameters[name].shape, self._unit_of(name)
         totals = {need.key: self._totals.get(need.key, {}).get(name) for need in self._gradients}
         found = {key: unit.unfold(total[:, None], shape) for key, total in totals.items() if total is not None}
-        found |= {need.key: self._means[need.key][name].over_all_processes() for need in self._activations}
+        found |= {need.key: self._forward.means[need.key][name].over_all_processes() for need in self._activations}
         found |= {need.key: self._magnitudes_beside(name, need.attribute) for need in self._beside}
         return found | {need.key: self._scale(name) for need in self._scales}
 
@@ -209,12 +112,12 @@ class Watch:
                 self._totals.pop(gradients.key, None)
         for activations in self._activations:
             if not activations.lasting:
-                self._means.pop(activations.key, None)
+                self._forward.means.pop(activations.key, None)
 
     def state_dict(self) -> dict[str, Any]:
         """What was seen, for a checkpoint: tensors, numbers and names of modules."""
-        means = {key: {name: [mean.value, mean.count] for name, mean in seen.items()} for key, seen in self._means.items()}
-        return {"totals": {key: dict(seen) for key, seen in self._totals.items()}, "means": means, "norms": dict(self._behind)}
+        means = {key: {name: [mean.value, mean.count] for name, mean in seen.items()} for key, seen in self._forward.means.items()}
+        return {"totals": {key: dict(seen) for key, seen in self._totals.items()}, "means": means, "norms": dict(self._forward.behind)}
 
     def load_state_dict(self, saved: Mapping[str, Any]) -> None:
         """Have seen what was seen when ``state_dict`` was taken; raises ``CheckpointError`` for a parameter that is not watched."""
@@ -228,23 +131,41 @@ class Watch:
             return value.to(self._parameters[name].device, copy=True)
 
         self._totals = {key: {name: placed(name, total) for name, total in by_name.items()} for key, by_name in saved["totals"].items()}
-        self._means = {
-            key: {name: _Mean(placed(name, value), count) for name, (value, count) in by_name.items()}
+        self._forward.means = {
+            key: {name: Mean(placed(name, value), count) for name, (value, count) in by_name.items()}
             for key, by_name in saved["means"].items()
         }
-        self._behind = dict(saved["norms"])
+        self._forward.behind = dict(saved["norms"])
+
+    def _gate(self, name: str, unit: Tile) -> tuple[Tensor, Tensor] | None:
+        """The members of the gate on each filter and their gradients, ``[filters, members]``; None where units are no filters."""
+        shape = self._parameters[name].shape
+        owner, places = self._owner(name)
+        if (name, "weight") not in places or isinstance(owner, TRANSPOSED) or unit.grid(shape) != (*shape[:1], *[1] * len(shape[1:])):
+            return None
+        norm = self._forward.norm_behind(name)
+        holder = owner if norm is None or not norm.affine else norm
+        held = [holder._parameters.get(part) for part in ("weight", "bias")]
+        parts = [(part.detach(), _dense(part.grad)) for part in held if part is not None and part.grad is not None]
+        weights, grads = ([part.reshape(shape[0], -1) for part in kind] for kind in zip(*parts, strict=True))
+        return torch.cat(weights, 1), torch.cat(grads, 1)
+
+    def _owner(self, name: str) -> tuple[nn.Module, Places]:
+        return next((module, places) for module, places in self._forward.owners if any(owned == name for owned, _ in places))
 
     def _unseen(self, name: str) -> list[str]:
         unseen = ["gradient"] if any(need.required and name not in self._totals.get(need.key, {}) for need in self._gradients) else []
         unseen += [
-            f"measurable {need.side} of its module in training" for need in self._activations if name not in self._means.get(need.key, {})
+            f"measurable {need.side} of its module in training"
+            for need in self._activations
+            if name not in self._forward.means.get(need.key, {})
         ]
-        if self._scales and name in self._convolved and name not in self._behind:
+        if self._scales and name in self._forward.convolved and name not in self._forward.behind:
             unseen.append("forward pass of its module in training")
         return unseen
 
     def _magnitudes_beside(self, name: str, attribute: str) -> Tensor:
-        owner = next(module for module, places in self._owners for owned, _ in places if owned == name)
+        owner, _ = self._owner(name)
         other, entries = getattr(owner, attribute, None), self._parameters[name].numel()
         if not isinstance(other, Tensor) or isinstance(owner, TRANSPOSED) or other.shape[:1] != self._parameters[name].shape:
             kind = type(owner).__name__
@@ -252,46 +173,12 @@ class Watch:
         return other.detach().reshape(entries, -1).abs().amax(1)
 
     def _scale(self, name: str) -> Tensor:
-        parameter, norm = self._parameters[name], self._norms.get(self._behind.get(name, ""))
-        if norm is None or norm.running_var is None or name not in self._convolved:
+        parameter, norm = self._parameters[name], self._forward.norm_behind(name)
+        if norm is None or norm.running_var is None or name not in self._forward.convolved:
             return torch.ones((), device=parameter.device)
         scale = (norm.running_var + norm.eps).rsqrt()
         return (scale if norm.weight is None else scale * norm.weight).reshape(-1, *[1] * (parameter.dim() - 1))
 
-    @torch.no_grad()
-    def _look(self, places: Places, module: nn.Module, args: Any, kwargs: Mapping[str, Any], output: Any) -> None:
-        """Of a module that holds watched parameters, after its forward pass."""
-        if not self._model.training:
-            return
-        taken, given = first_tensor((*args, *kwargs.values())), first_tensor(output)
-        if given is not None:
-            self._outputs[id(given)] = ref(given), module, places
-        for name, attribute in places:
-            behind = self._behind.setdefault(name, "")
-            for need in self._activations:
-                if need.side == "input":
-                    self._add(need, module, name, attribute, taken)
-                elif not behind:
-                    self._add(need, module, name, attribute, given)
 
-    @torch.no_grad()
-    def _look_behind(self, norm: str, module: nn.Module, args: Any, output: Tensor) -> None:
-        """Of a batch norm, after its forward pass: is what it read the very tensor that a watched module gave?"""
-        read, owner, places = self._outputs.get(id(args[0]) if args else 0, (None, module, ()))
-        if not self._model.training or read is None or read() is not args[0]:
-            return
-        for name, attribute in places:
-            for need in self._outward:
-                if not self._behind[name]:  # before this norm was known the module's own output was taken
-                    self._means.get(need.key, {}).pop(name, None)
-                self._add(need, owner, name, attribute, output)
-            self._behind[name] = norm
-
-    def _add(self, need: Activations, owner: nn.Module, name: str, attribute: str, activation: Tensor | None) -> None:
-        value = None if activation is None else need.measure(owner, attribute, activation.detach())
-        if activation is None or value is None or not activation.numel():
-            return
-        means = self._means.setdefault(need.key, {})
-        if name not in means:
-            means[name] = _Mean(torch.zeros_like(value, dtype=torch.float32), 0)
-        means[name].add(value, activation.numel())
+def _dense(grad: Tensor) -> Tensor:
+    return grad.to_dense() if grad.is_sparse else grad

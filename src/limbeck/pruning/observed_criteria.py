@@ -10,11 +10,11 @@ import torch
 from torch import Tensor, nn
 
 from limbeck.errors import MaskError
+from limbeck.needs import CONVOLUTIONS, Activations, Beside, Gradients, Need
 from limbeck.pruning._select import lowest
 from limbeck.pruning.chance import generator
 from limbeck.pruning.criteria import Criterion, Units, l1
 from limbeck.pruning.selectors import Lowest
-from limbeck.watch import CONVOLUTIONS, Activations, Beside, Gradients, Need
 
 
 def observed(units: Units, key: str) -> Tensor:
@@ -84,16 +84,19 @@ def _set_magnitude(total: Tensor, weight: Tensor, grad: Tensor) -> None:
         torch.sum(grad.abs(), 1, dtype=torch.float32, out=total)
 
 
-gradient = Observed(Gradients("gradient", _add_absolute))
-"""``sum over steps of |sum over members of weight * gradient|``: equation 8 of Molchanov et al. 2017, arXiv 1611.06440, taken of weights."""
+gradient = Observed(Gradients("gradient", _add_absolute, gated=True))
+"""``sum over steps of |sum over members of weight * gradient|`` (equation 8 of Molchanov et al. 2017, arXiv 1611.06440, of weights).
+
+A filter's members are those of its gate (``Gradients.gated``), here and in ``taylor`` and ``movement``.
+"""
 
 signed_gradient = Observed(Gradients("signed_gradient", _add_signed))
 """``sum over steps and members of weight * gradient``, in which opposite signs cancel: the ancestor's score."""
 
-taylor = Observed(Gradients("taylor", _add_squares))
+taylor = Observed(Gradients("taylor", _add_squares, gated=True))
 """``sum over steps of (sum over members of weight * gradient) ** 2`` (Molchanov et al. 2019, arXiv 1906.10771)."""
 
-movement = Observed(Gradients("movement", _subtract_signed, lasting=True))
+movement = Observed(Gradients("movement", _subtract_signed, lasting=True, gated=True))
 """``-sum over steps and members of weight * gradient``: high for what moves away from zero (Sanh et al. 2020, arXiv 2005.07683).
 
 The sum runs on over renewals, from one period before the window's begin. A dropped weight moves only where a dense copy of it is kept:

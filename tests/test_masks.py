@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import copy
+from collections.abc import Callable
+from typing import get_args
+
 import pytest
 import torch
 from torch import nn
 
 from limbeck.errors import CheckpointError, MaskError
-from limbeck.masks import Masks
+from limbeck.masks import Life, Masks
 from limbeck.names import named_parameters
 
 
@@ -81,6 +85,116 @@ def test_what_has_diverged_is_zeroed_too() -> None:
     masks.put("weight", torch.tensor([[False, False, True]]))
     masks.apply()
     assert torch.equal(model.weight, torch.tensor([[0.0, 0.0, 1.0]]))
+
+
+@pytest.mark.parametrize("move", [lambda model: model.double(), lambda model: setattr(model.weight, "data", model.weight.data.clone())])
+def test_masks_follow_weights_that_move(move: Callable[[nn.Linear], object]) -> None:
+    """What was made ready for the old place must not be applied there."""
+    model = nn.Linear(3, 2)
+    masks = made(model)
+    keep = torch.tensor([[True, False, True], [False, True, True]])
+    masks.put("weight", keep)
+    masks.apply()
+    move(model)
+    with torch.no_grad():
+        model.weight.fill_(2.0)
+    masks.apply()
+    assert torch.equal(model.weight, 2.0 * keep)
+
+
+def test_ids_are_those_of_the_parameters_with_a_mask() -> None:
+    model = nn.Linear(3, 2)
+    masks = made(model)
+    assert masks.ids == frozenset()
+    masks.put("weight", torch.ones(2, 3, dtype=torch.bool))
+    assert masks.ids == {id(model.weight)}
+    masks.drop(["weight"])
+    assert masks.ids == frozenset()
+    assert len(masks) == 0
+
+
+def lives(life: Life, scale: float = 1.0) -> tuple[nn.Linear, Masks]:
+    model = nn.Linear(2, 1, bias=False)
+    with torch.no_grad():
+        model.weight.copy_(torch.tensor([[1.0, 2.0]]))
+    masks = made(model)
+    masks.put("weight", torch.tensor([[True, False]]), life, scale)
+    masks.apply()
+    return model, masks
+
+
+def step(model: nn.Linear, masks: Masks) -> None:
+    """An optimizer's step that adds 10 to every weight."""
+    masks.open()
+    with torch.no_grad():
+        model.weight.add_(10.0)
+    masks.apply()
+
+
+def test_a_soft_mask_keeps_a_dense_copy_that_the_step_changes() -> None:
+    model, masks = lives("soft")
+    assert model.weight.tolist() == [[1.0, 0.0]]
+    assert masks.dense("weight").tolist() == [[1.0, 2.0]]
+    step(model, masks)
+    assert model.weight.tolist() == [[11.0, 0.0]]
+    assert masks.dense("weight").tolist() == [[11.0, 12.0]]
+    masks.put("weight", torch.tensor([[False, True]]), "soft")
+    masks.apply()
+    assert model.weight.tolist() == [[0.0, 12.0]]
+    masks.drop(["weight"])
+    assert model.weight.tolist() == [[11.0, 12.0]]
+
+
+def test_a_mask_on_the_forward_pass_lets_the_step_begin_from_zero() -> None:
+    model, masks = lives("forward")
+    for _ in range(2):
+        kept = model.weight[0, 0].item()
+        step(model, masks)
+        assert model.weight.tolist() == [[kept + 10, 0.0]]
+        assert masks.dense("weight").tolist() == [[kept + 10, 10.0]]
+
+
+def test_a_soft_mask_may_scale_what_it_keeps() -> None:
+    model, masks = lives("soft", scale=2.0)
+    for dense in ([1.0, 2.0], [11.0, 12.0]):
+        assert model.weight.tolist() == [[2 * dense[0], 0.0]]
+        assert masks.dense("weight").tolist() == [dense]
+        masks.close()
+        masks.apply()  # once more changes nothing
+        assert model.weight.tolist() == [[2 * dense[0], 0.0]]
+        step(model, masks)
+
+
+def test_a_hardened_mask_has_nothing_aside() -> None:
+    model, masks = lives("soft")
+    masks.harden(["weight"])
+    assert masks.life("weight") == "hard"
+    assert masks.aside_state_dict() == {}
+    step(model, masks)
+    assert model.weight.tolist() == [[11.0, 0.0]]
+
+
+@pytest.mark.parametrize("life", get_args(Life))
+def test_a_hard_mask_that_follows_is_made_of_the_dense_values(life: Life) -> None:
+    model, masks = lives(life)
+    step(model, masks)
+    masks.put("weight", torch.tensor([[True, True]]))
+    masks.apply()
+    assert model.weight.tolist() == {"hard": [[11.0, 0.0]], "soft": [[11.0, 12.0]], "forward": [[11.0, 10.0]]}[life]
+    assert masks.life("weight") == "hard"
+
+
+def test_dense_copies_go_and_come() -> None:
+    model, masks = lives("soft", scale=4.0)
+    twin = copy.deepcopy(model)
+    again = made(twin)
+    again.load_state_dict(masks.state_dict(), masks.aside_state_dict())
+    for one, other in ((model, masks), (twin, again)):
+        step(one, other)
+    assert torch.equal(model.weight, twin.weight)
+    assert torch.equal(masks.dense("weight"), again.dense("weight"))
+    with pytest.raises(CheckpointError, match="the model lacks"):
+        again.load_state_dict({}, masks.aside_state_dict())
 
 
 def test_nothing_is_registered_on_the_model() -> None:

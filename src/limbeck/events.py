@@ -97,7 +97,7 @@ class Policies:
         for table in (self._hooks, self._watchers):
             for event, calls in table.items():
                 call = getattr(action, event, None)
-                if call is not None:
+                if call is not None and (event != AFTER_STEP or window.unit == "step"):
                     calls.append((window, call))
 
     def refuse_epochs(self) -> None:

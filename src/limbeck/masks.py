@@ -9,7 +9,7 @@ from typing import Any, Literal, get_args
 import torch
 from torch import Tensor
 
-from limbeck._inplace import apply_mask_
+from limbeck._inplace import Application, apply_mask_
 from limbeck.errors import CheckpointError, MaskError
 from limbeck.names import Named
 
@@ -50,7 +50,8 @@ class Masks:
         self._parameters = parameters
         self._masks: dict[str, Tensor] = {}
         self._aside: dict[str, Aside] = {}
-        self._ids: frozenset[int] = frozenset()
+        self._ids: frozenset[int] | None = None  # until a mask changes
+        self._application: Application | None = None  # of all masks, until one changes
 
     def __getitem__(self, name: str) -> Tensor:
         """The mask of a parameter; raises ``KeyError`` when it has none."""
@@ -71,6 +72,8 @@ class Masks:
     @property
     def ids(self) -> frozenset[int]:
         """The ``id`` of every parameter that has a mask."""
+        if self._ids is None:
+            self._ids = frozenset(id(self._parameters[name].parameter) for name in self._masks)
         return self._ids
 
     def get(self, name: str) -> Tensor | None:
@@ -86,7 +89,6 @@ class Masks:
         aside = self._aside.get(name)
         return "hard" if aside is None else aside.life
 
-    @torch.no_grad()
     def put(self, name: str, keep: Tensor, life: Life = "hard", scale: float = 1.0) -> None:
         """Set a parameter's mask, which ``apply`` then applies to its dense values where these have been kept.
 
@@ -102,7 +104,7 @@ class Masks:
             values = parameter.detach().clone() if aside is None else aside.values
             self._aside[name] = Aside(life, values, scale if life == "soft" else 1.0)
         self._masks[name] = keep.to(parameter.device)
-        self._note_ids()
+        self._changed()
 
     def dense(self, name: str) -> Tensor:
         """What a ranking looks at: the values kept aside where a mask is not hard, else the parameter's own; not to be changed."""
@@ -111,20 +113,24 @@ class Masks:
             return weight
         return aside.values if aside.scale != 1 else torch.where(self._masks[name], weight, aside.values)
 
-    @torch.no_grad()
     def apply(self, names: Iterable[str] | None = None) -> None:
         """Zero what is not kept, in place: of the named parameters, or of all that have a mask. Dense values are put aside before."""
-        for name in self._masks if names is None else names:
-            weight, aside = self._parameters[name].parameter, self._aside.get(name)
-            opened = aside is not None and aside.opened
-            if aside is not None and opened:
-                aside.values.copy_(weight)
-                aside.opened = False
-            apply_mask_(weight, self._masks[name])
-            if aside is not None and opened and aside.scale != 1:
-                weight.mul_(aside.scale)
+        opened = [name for name, aside in self._aside.items() if aside.opened] if self._aside else []
+        if names is not None:
+            names = tuple(names)
+            opened = [name for name in opened if name in names]
+        for name in opened:
+            self._aside[name].values.copy_(self._parameters[name].parameter.detach())
+        if names is None:
+            self._apply_all()
+        else:
+            for name in names:
+                apply_mask_(self._parameters[name].parameter, self._masks[name])
+        for name in opened:
+            self._aside[name].opened = False
+            if self._aside[name].scale != 1:
+                self._parameters[name].parameter.detach().mul_(self._aside[name].scale)
 
-    @torch.no_grad()
     def open(self) -> None:
         """Before ``optimizer.step()``: the dense copies of soft masks go back into the parameters, until ``apply`` or ``close``."""
         for name, aside in self._aside.items():
@@ -137,7 +143,6 @@ class Masks:
         if opened := [name for name, aside in self._aside.items() if aside.opened]:
             self.apply(opened)
 
-    @torch.no_grad()
     def zero_gradients(self, names: Iterable[str]) -> None:
         """Zero the gradients of what these parameters' masks drop."""
         for name in names:
@@ -161,7 +166,6 @@ class Masks:
         for name in names:
             self._aside.pop(name, None)
 
-    @torch.no_grad()
     def drop(self, names: Iterable[str]) -> None:
         """Forget the masks of these parameters; values that were kept aside come back."""
         for name in names:
@@ -169,7 +173,7 @@ class Masks:
             if aside is not None:
                 self._restore(name, aside)
             self._masks.pop(name, None)
-        self._note_ids()
+        self._changed()
 
     def state_dict(self) -> dict[str, Tensor]:
         """The masks, by name."""
@@ -198,7 +202,7 @@ class Masks:
             self._masks, self._aside = before
             raise CheckpointError(f"{error}; build the model that was saved") from error
         finally:
-            self._note_ids()
+            self._changed()
 
     def _loaded(self, name: str, saved: Mapping[str, Any]) -> Aside:
         parameter, values = self._parameters[name].parameter, saved["values"]
@@ -216,5 +220,10 @@ class Masks:
         else:
             torch.where(self._masks[name], weight, aside.values, out=weight)
 
-    def _note_ids(self) -> None:
-        self._ids = frozenset(id(self._parameters[name].parameter) for name in self._masks)
+    def _apply_all(self) -> None:
+        if self._application is None or not self._application.stands():
+            self._application = Application((self._parameters[name].parameter, keep) for name, keep in self._masks.items())
+        self._application()
+
+    def _changed(self) -> None:
+        self._application = self._ids = None

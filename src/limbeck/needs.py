@@ -19,9 +19,9 @@ class Gradients:
     ``accumulate(total, weight, grad)`` changes ``total``, ``[units]`` in float32 and zero at first, in place; ``weight`` and ``grad`` are
     ``[units, members]``. ``lasting`` sums are not begun anew when a mask is renewed; a criterion can do without what is not ``required``.
 
-    A ``gated`` sum takes for a filter's members its weights and its bias, or, where a batch norm reads its output, the scale and the bias of
-    that: the sum of members times gradients is then how the loss changes with a factor on the filter's output (Molchanov et al. 2019, arXiv
-    1906.10771, section 3.2). Of the weights before a batch norm, which undoes any factor on them, that sum is always zero.
+    A ``gated`` sum takes for the members of a filter that a batch norm reads the one scale that the norm multiplies it by: weight times gradient
+    is then how the loss changes with a factor on what the filter gives (the gates of Molchanov et al. 2019, arXiv 1906.10771, without the
+    bias, which a mask leaves). Of the filter's own weights that sum is always zero, because the norm undoes any factor on them.
     """
 
     key: str

@@ -138,17 +138,12 @@ class Watch:
         self._forward.behind = dict(saved["norms"])
 
     def _gate(self, name: str, unit: Tile) -> tuple[Tensor, Tensor] | None:
-        """The members of the gate on each filter and their gradients, ``[filters, members]``; None where units are no filters."""
-        shape = self._parameters[name].shape
-        owner, places = self._owner(name)
-        if (name, "weight") not in places or isinstance(owner, TRANSPOSED) or unit.grid(shape) != (*shape[:1], *[1] * len(shape[1:])):
+        """The scale by which a batch norm multiplies each filter, and its gradient, ``[filters, 1]``; None where units are no filters that one reads."""
+        shape, norm = self._parameters[name].shape, self._forward.norm_behind(name)
+        scale = None if norm is None else norm.weight
+        if scale is None or scale.grad is None or unit.grid(shape) != (len(scale), *[1] * len(shape[1:])):
             return None
-        norm = self._forward.norm_behind(name)
-        holder = owner if norm is None or not norm.affine else norm
-        held = [holder._parameters.get(part) for part in ("weight", "bias")]
-        parts = [(part.detach(), _dense(part.grad)) for part in held if part is not None and part.grad is not None]
-        weights, grads = ([part.reshape(shape[0], -1) for part in kind] for kind in zip(*parts, strict=True))
-        return torch.cat(weights, 1), torch.cat(grads, 1)
+        return scale.detach()[:, None], scale.grad[:, None]
 
     def _owner(self, name: str) -> tuple[nn.Module, Places]:
         return next((module, places) for module, places in self._forward.owners if any(owned == name for owned, _ in places))

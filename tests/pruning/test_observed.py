@@ -92,12 +92,9 @@ class Run:
         return [weight * grad for weight, grad in (step[name] for step in self.gradients[steps])]
 
     def gates(self, name: str) -> Tensor:
-        """How the loss changes with a factor on each filter's output, step by step: ``[steps, filters]``."""
-        held = {CONV: ("bn.weight", "bn.bias"), BARE: (BARE, "bare.bias")}[name]
-        return torch.stack([sum_of([product.flatten(1).sum(1) for product in step]) for step in self.members(held)])
-
-    def members(self, held: tuple[str, ...]) -> list[list[Tensor]]:
-        return [[(weight * grad)[:, None] for weight, grad in (step[name] for name in held)] for step in self.gradients[:BATCHES]]
+        """How the loss changes with a factor on what each filter makes of its input, step by step: ``[steps, filters]``."""
+        held = "bn.weight" if name == CONV else name
+        return torch.stack([(weight * grad).reshape(len(weight), -1).sum(1) for weight, grad in (step[held] for step in self.gradients)])
 
     def dropped(self, name: str) -> set[int]:
         """The filters that are dropped as a whole; no other is touched."""
@@ -139,7 +136,7 @@ def test_the_lowest_mean_falls_and_the_ancestor_s_order_is_the_other_one() -> No
 def test_gradients_rank_by_the_size_of_each_step_s_sum_and_the_ancestor_by_the_sign() -> None:
     run, old = (Run(gradient_ranked_filter_pruner("Filters", 0.5, [BARE], signed=signed)).train() for signed in (False, True))
     sums = torch.stack([product.sum((1, 2, 3)) for product in run.products(BARE)])
-    assert run.dropped(BARE) == lowest(run.gates(BARE).abs().sum(0), 3)
+    assert run.dropped(BARE) == lowest(run.gates(BARE)[:BATCHES].abs().sum(0), 3)
     assert old.dropped(BARE) == lowest(sums.sum(0), 3)
     assert run.dropped(BARE) != old.dropped(BARE)
 
@@ -181,7 +178,7 @@ def test_a_leader_decides_for_all() -> None:
 
 def test_taylor_ranks_filters_of_all_tensors_together() -> None:
     run = Run(taylor_pruner([CONV, BARE], 0.5)).train()
-    fallen = lowest(torch.cat([run.gates(name).square().sum(0) for name in (CONV, BARE)]), 7)
+    fallen = lowest(torch.cat([run.gates(name)[:BATCHES].square().sum(0) for name in (CONV, BARE)]), 7)
     assert run.dropped(CONV) == {row for row in fallen if row < 8}
     assert run.dropped(BARE) == {row - 8 for row in fallen if row >= 8}
 
@@ -192,11 +189,23 @@ def test_a_gate_is_a_factor_on_what_a_filter_gives(name: str) -> None:
     net, gate = run.net, torch.ones(8 if name == CONV else 6, requires_grad=True)
     layer = net.bn if name == CONV else net.bare
     x, y = torch.randn(3, 2, 5, 5), torch.zeros(3, 5)
-    with layer.register_forward_hook(lambda _, __, output: output * gate[:, None, None]):
+
+    def factor(module: nn.Module, args: tuple[Tensor], output: Tensor) -> Tensor:
+        bias = module.get_parameter("bias")[:, None, None]  # stays
+        return (output - bias) * gate[:, None, None] + bias
+
+    with layer.register_forward_hook(factor):
         (derivative,) = torch.autograd.grad(F.mse_loss(net(x), y), gate)
     F.mse_loss(net(x), y).backward()
     run.gradients.append({key: run.taken(weight) for key, weight in net.named_parameters()})
+    assert derivative.abs().min() > 1e-6
     assert torch.allclose(run.gates(name)[0], derivative, atol=1e-6)
+
+
+def test_a_filter_that_fell_before_a_batch_norm_stays_fallen() -> None:
+    run = Run(taylor_pruner([CONV], 0.25), Window(0, 3)).train(1)
+    first = run.dropped(CONV)
+    assert run.train(3).dropped(CONV) == first
 
 
 @pytest.mark.parametrize("copies", [False, True])

@@ -87,7 +87,7 @@ def _set_magnitude(total: Tensor, weight: Tensor, grad: Tensor) -> None:
 gradient = Observed(Gradients("gradient", _add_absolute, gated=True))
 """``sum over steps of |sum over members of weight * gradient|`` (equation 8 of Molchanov et al. 2017, arXiv 1611.06440, of weights).
 
-A filter's members are those of its gate (``Gradients.gated``), here and in ``taylor`` and ``movement``.
+Where a batch norm reads a filter its scale stands for the filter's weights, here and in ``taylor`` and ``movement`` (``Gradients.gated``).
 """
 
 signed_gradient = Observed(Gradients("signed_gradient", _add_signed))

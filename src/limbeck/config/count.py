@@ -49,7 +49,8 @@ class Counter:
         self.joint = pruner.pool is None and pruner.tie is None and len(pruner.targets) > 1
         self._count = getattr(pruner.select, "dropped", None)
         pool = TENSOR if pruner.pool is None else pruner.pool
-        self._cuts = {name: _cut(pruner.unit_of(name), pool, shapes[name]) for name in pruner.targets}
+        self._shapes = {name: shapes[name] for name in pruner.targets}
+        self._cuts = {name: _cut(pruner.unit_of(name), pool, shape) for name, shape in self._shapes.items()}
         if pruner.tie is not None and self._cuts:
             leader = next((name for name, target in pruner.targets.items() if getattr(target, "leads", False)), next(iter(self._cuts)))
             self._cuts = {name: replace(cut, pools=self._cuts[leader].pools) for name, cut in self._cuts.items()}

@@ -10,7 +10,8 @@ from pydantic import Field
 
 from limbeck.fields import ByName, Names
 from limbeck.groups import group
-from limbeck.pruning.criteria import Criterion, l1, l2
+from limbeck.pruning.chance import Chance
+from limbeck.pruning.criteria import Criterion, geometric_median, l1, l2, maximum
 from limbeck.pruning.inputs import wanda_score
 from limbeck.pruning.observed_criteria import OBSERVED_CRITERIA
 from limbeck.pruning.pruner import Pruner
@@ -18,7 +19,15 @@ from limbeck.pruning.selectors import Lowest
 from limbeck.schedules import Amount
 from limbeck.tile import ELEMENT, FILTERS, TENSOR, Tile
 
-CRITERIA: dict[str, Criterion] = {"l1": l1, "l2": l2, **OBSERVED_CRITERIA, "wanda": wanda_score}
+CRITERIA: dict[str, Criterion] = {
+    "geometric_median": geometric_median,
+    "l1": l1,
+    "l2": l2,
+    "max": maximum,
+    "random": Chance(),
+    "wanda": wanda_score,
+    **OBSERVED_CRITERIA,
+}
 """Names of the criteria that need no arguments, for ``criterion`` in a schedule file."""
 
 GRANULARITIES: dict[str, Tile] = {

@@ -23,7 +23,9 @@ def batches(steps: int) -> Batches:
     return Batches(batchify(zipf(SMALL.batch * (SMALL.bptt * steps + 1), SMALL.vocabulary), SMALL.batch), SMALL.bptt)
 
 
-@pytest.mark.parametrize("name", ["exact_nonzeros", "lm_throughput", "mask_renewal", "schedule_load", "scheduler_overhead"])
+@pytest.mark.parametrize(
+    "name", ["exact_nonzeros", "group_penalty", "lm_throughput", "mask_renewal", "schedule_load", "scheduler_overhead"]
+)
 def test_a_benchmark_says_what_it_asks(root: Path, name: str) -> None:
     script = root / "benchmarks" / f"{name}.py"
     shown = subprocess.run([sys.executable, script, "--help"], capture_output=True, text=True, check=True).stdout

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from limbeck.regularization import group_lasso_regularizer, group_variance_regularizer
-from limbeck.regularization.norms import GroupNorm, InverseVariance, group_norms, l1_norm
+from limbeck.regularization.norms import CHUNK, GroupNorm, InverseVariance, group_norms, l1_norm
 from limbeck.tile import CHANNELS, FILTERS, KERNELS, TENSOR, Tile
 
 SMOOTHED = "Channels"
@@ -93,7 +93,7 @@ def test_inverse_variance_and_its_gradient(shape: tuple[int, ...], seed: int) ->
 @pytest.mark.parametrize("tile", [FILTERS, CHANNELS, KERNELS, TENSOR, Tile((2, 3)), Tile((1, 1), rest=1)], ids=str)
 @pytest.mark.parametrize("layout", ["contiguous", "channels_last", "transposed"])
 def test_any_tile_and_any_strides_up_to_the_second_derivative(tile: Tile, layout: str) -> None:
-    weight = torch.randn(4, 6, 2, 3, dtype=torch.float64)
+    weight = torch.randn(4, 6, 1, 2, dtype=torch.float64)
     weight = weight.to(memory_format=torch.channels_last) if layout == "channels_last" else weight
     weight = weight.transpose(0, 1).contiguous().transpose(0, 1) if layout == "transposed" else weight
     weight.requires_grad_()
@@ -128,6 +128,21 @@ def test_half_precision_is_added_up_in_single(dtype: torch.dtype, norm: GroupNor
     assert norm(weight).dtype == torch.float32
     assert torch.equal(norm(weight).detach(), norm(twin).detach())
     assert torch.equal(weight.grad, twin.grad.to(dtype))
+
+
+@pytest.mark.parametrize("tile", [FILTERS, CHANNELS, KERNELS, TENSOR], ids=str)
+@pytest.mark.parametrize("shape", [(300, 50, 3, 3), (1, 1000, 3, 50), (2000, 1, 10, 10)], ids=str)
+def test_large_weights_are_read_in_pieces(tile: Tile, shape: tuple[int, ...]) -> None:
+    weight = torch.randn(shape, dtype=torch.float64, requires_grad=True)
+    assert weight.numel() > CHUNK
+    group_norms(weight, tile).sum().backward()
+    norms = tile.fold(weight.detach()).norm(dim=1, keepdim=True)
+    assert torch.allclose(group_norms(weight, tile).detach().flatten(), norms.flatten())
+    assert torch.allclose(weight.grad, weight.detach() / tile.unfold(norms, shape))
+    weight.grad = None
+    l1_norm(weight).backward()
+    assert float(l1_norm(weight).detach()) == pytest.approx(float(weight.detach().abs().sum()))
+    assert torch.equal(weight.grad, weight.detach().sign())
 
 
 def test_a_run_that_diverged_shows() -> None:

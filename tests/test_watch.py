@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import pickle
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 import torch
@@ -357,3 +358,22 @@ def test_a_compiled_model_is_seen_while_the_watch_is_open_and_compiled_when_it_i
     model(x)
     assert len(runs) == before + 1
     assert one.state_dict()["means"]["output"]["bare.weight"][1] == 4 * 2 * 6 * 6
+
+
+def _of_rank(rank: int, folder: str) -> None:
+    torch.distributed.init_process_group("gloo", init_method=f"file://{folder}/meeting", rank=rank, world_size=2)
+    conv = nn.Conv2d(1, 1, 1, bias=False)
+    with torch.no_grad():
+        conv.weight.fill_(1.0)
+    watch = watching(conv, OUTPUT)
+    watch.open()
+    conv(torch.full((3, 1, 1, 1), 5.0) if rank else torch.full((1, 1, 1, 1), 1.0))
+    watch.close()
+    for _ in range(2):  # asking changes nothing
+        assert (watch.stats("weight") or {})["output"].item() == 4.0
+    torch.distributed.destroy_process_group()
+
+
+@pytest.mark.long
+def test_all_ranks_rank_by_the_activations_of_all(tmp_path: Path) -> None:
+    torch.multiprocessing.spawn(_of_rank, (str(tmp_path),), nprocs=2)

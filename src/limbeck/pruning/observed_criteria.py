@@ -73,7 +73,8 @@ def _add_squares(total: Tensor, weight: Tensor, grad: Tensor) -> None:
 
 
 def _add_magnitudes(total: Tensor, weight: Tensor, grad: Tensor) -> None:
-    total.add_((weight.float() * grad).abs_().sum(1))
+    products = (weight.float() * grad).abs_()
+    total.add_(products[:, 0] if products.shape[1] == 1 else products.sum(1))
 
 
 def _set_magnitude(total: Tensor, weight: Tensor, grad: Tensor) -> None:

@@ -58,6 +58,14 @@ class Tile:
         """
         return tuple(-(-length // size) for size, length in zip(self.block(shape), shape, strict=True))
 
+    def pads(self, shape: Sequence[int]) -> bool:
+        """Whether groups reach over the end of a tensor of ``shape``.
+
+        >>> Tile((2, 4), pad=True).pads((5, 8)), Tile((2, 4), pad=True).pads((6, 8))
+        (True, False)
+        """
+        return math.prod(self.grid(shape)) * math.prod(self.block(shape)) != math.prod(shape)
+
     def fold(self, tensor: Tensor, fill: float = 0.0) -> Tensor:
         """``[*shape] -> [groups, members]``; a view where strides allow. Members outside of the tensor, which only ``pad`` makes, are ``fill``."""
         rank, block, grid = tensor.dim(), self.block(tensor.shape), self.grid(tensor.shape)

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from limbeck.errors import MaskError
 from limbeck.groups import misfit
-from limbeck.pruning._select import lowest_magnitude
+from limbeck.pruning._select import lowest, lowest_magnitude, lowest_together, refuse_nan
 from limbeck.pruning.criteria import BATCH_NORM, Criterion, Units, l1
 from limbeck.pruning.selectors import KeptRounded, Lowest
 from limbeck.schedules import Moment, Schedule, at
@@ -139,7 +139,7 @@ class Pruner:
         """The new mask of every site, each named in ``targets``; raises ``MaskError``, naming the tensor, where none can be made."""
         amounts = self.amounts({name: site.weight.shape for name, site in sites.items()}, moment)
         if all(self._is_plain_magnitude(name, site) for name, site in sites.items()):
-            return {name: _named(name, partial(self._lowest_magnitude, site, amounts[name])) for name, site in sites.items()}
+            return self._masks_of_magnitudes(sites, amounts)
         views = {name: _named(name, partial(self._units, name, site, amounts[name], moment)) for name, site in sites.items()}
         scores = {name: _named(name, partial(self.score, units)) for name, units in views.items()}
         if self.tie is not None:
@@ -149,12 +149,24 @@ class Pruner:
         return {name: _named(name, partial(self._mask, units, scores[name], self.pool)) for name, units in views.items()}
 
     def _is_plain_magnitude(self, name: str, site: Site) -> bool:
-        plain = self.score is l1 and self.pool == TENSOR and self.tie is None and type(self.select) in (Lowest, KeptRounded)
-        return plain and self.unit_of(name) == ELEMENT and BATCH_NORM not in site.stats
+        """Whether a target's scores are its magnitudes, of which the lowest fall: then none of them is copied."""
+        plain = self.score is l1 and self.tie is None and isinstance(self.select, Lowest | KeptRounded)
+        whole = self.pool is None or self.pool == TENSOR or not _named(name, partial(self.pool.pads, site.weight.shape))
+        return plain and whole and self.unit_of(name) == ELEMENT and BATCH_NORM not in site.stats
 
-    def _lowest_magnitude(self, site: Site, amount: float) -> Tensor:
+    def _masks_of_magnitudes(self, sites: Mapping[str, Site], amounts: Mapping[str, float]) -> dict[str, Tensor]:
+        if self.pool is None:
+            weights = {name: site.weight for name, site in sites.items()}
+            return self._chosen_together(weights, {name: site.keep for name, site in sites.items()}, amounts, magnitude=True)
+        return {name: _named(name, partial(self._lowest_magnitudes, site, amounts[name], self.pool)) for name, site in sites.items()}
+
+    def _lowest_magnitudes(self, site: Site, amount: float, pool: Tile) -> Tensor:
         assert isinstance(self.select, Lowest | KeptRounded)
-        return lowest_magnitude(site.weight, site.keep, self.select.dropped(amount, site.weight.numel()))
+        if pool == TENSOR:
+            return lowest_magnitude(site.weight, site.keep, self.select.dropped(amount, site.weight.numel()))
+        weight, kept = pool.fold(site.weight), None if site.keep is None else pool.fold(site.keep)
+        keep = lowest(weight, kept, self.select.dropped(amount, weight.shape[1]), magnitude=True)
+        return pool.unfold(keep, site.weight.shape).contiguous()
 
     def _units(self, name: str, site: Site, amount: float, moment: Moment) -> Units:
         unit = self.unit_of(name)
@@ -180,7 +192,7 @@ class Pruner:
         for name in names:
             if counts[name] != counts[leader]:
                 raise MaskError(f"'{name}' {_unequal(counts, name, leader)}")
-        _one_amount(views, "one verdict for all tensors")
+        _one_amount({name: units.amount for name, units in views.items()}, "one verdict for all tensors")
         verdict = tie([scores[name] for name in names])
         masks = [units.kept for units in views.values() if units.mask is not None]
         kept = torch.stack([mask for mask in masks if mask is not None]).any(0) if len(masks) == len(views) else None
@@ -188,21 +200,37 @@ class Pruner:
         return {name: _spread(keep, units) for name, units in views.items()}
 
     def _masks_together(self, views: Mapping[str, Units], scores: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        amount = _one_amount(views, "a pool of all tensors")
-        kept = [torch.ones_like(scores[name], dtype=torch.bool) if units.kept is None else units.kept for name, units in views.items()]
-        keep = self.select(torch.cat(list(scores.values()))[None], torch.cat(kept)[None], amount)[0]
-        shares = torch.split(keep, [len(values) for values in scores.values()])
-        return {name: _spread(share, views[name]) for name, share in zip(scores, shares, strict=True)}
+        kept, amounts = {name: units.kept for name, units in views.items()}, {name: units.amount for name, units in views.items()}
+        return {name: _spread(keep, views[name]) for name, keep in self._chosen_together(scores, kept, amounts).items()}
+
+    def _chosen_together(
+        self, scores: Mapping[str, Tensor], kept: Mapping[str, Tensor | None], amounts: Mapping[str, float], magnitude: bool = False
+    ) -> dict[str, Tensor]:
+        """Which units of several tensors are kept, in each tensor's shape; a score that is NaN is reported by its tensor."""
+        amount, parts = _one_amount(amounts, "a pool of all tensors"), list(scores.values())
+        try:
+            if isinstance(self.select, Lowest | KeptRounded):
+                dropped = self.select.dropped(amount, sum(part.numel() for part in parts))
+                keep = lowest_together(parts, list(kept.values()), dropped, magnitude)
+            else:
+                known = [torch.ones_like(scores[name], dtype=torch.bool) if mask is None else mask for name, mask in kept.items()]
+                keep = list(
+                    torch.split(self.select(torch.cat(parts)[None], torch.cat(known)[None], amount)[0], [len(part) for part in parts])
+                )
+        except MaskError:
+            for name, part in scores.items():
+                _named(name, partial(refuse_nan, part))
+            raise
+        return dict(zip(scores, keep, strict=True))
 
 
 def _unequal(counts: Mapping[str, int], name: str, leader: str) -> str:
     return f"has {counts[name]} units and '{leader}' {counts[leader]}: one verdict for both needs equally many; leave one of them out"
 
 
-def _one_amount(views: Mapping[str, Units], what: str) -> float:
-    amounts = {name: units.amount for name, units in views.items()}
+def _one_amount(amounts: Mapping[str, float], what: str) -> float:
     if len(set(amounts.values())) != 1:
-        raise MaskError(f"{what} needs one amount for all of them, not {amounts}")
+        raise MaskError(f"{what} needs one amount for all of them, not {dict(amounts)}")
     return next(iter(amounts.values()))
 
 

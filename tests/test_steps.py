@@ -277,7 +277,7 @@ def test_the_optimizer_of_another_model_is_refused() -> None:
 
 @pytest.mark.parametrize("saved", [{"masks_dict": {}}, {}, None, [1]], ids=str)
 def test_what_is_no_scheduler_s_state_is_refused(saved: Any) -> None:
-    with pytest.raises(CheckpointError, match=r"this is not the state of a scheduler: it has no 'clock'.*give what scheduler.state_dict"):
+    with pytest.raises(CheckpointError, match=r"this is no scheduler's state: it has no 'clock'.*give what scheduler.state_dict"):
         Scheduler(made()[0]).load_state_dict(saved)
 
 

@@ -56,6 +56,11 @@ class Steps:
         self._driver = optimizer
         self._policies.watch("watch_minibatch", self._state)
 
+    def refuse_driven(self) -> None:
+        """Raise ``ScheduleError`` where the loop calls what the optimizer drives."""
+        if self.driven:
+            raise ScheduleError("optimizer.step() drives this scheduler, penalties included: leave its hooks, epochs, steps and loss out")
+
     def restore(self, begun: bool, stepped: bool) -> None:
         """Stand where a saved run stood."""
         self.begun, self.stepped = begun, stepped

@@ -227,7 +227,7 @@ class Scheduler:
 
     def loss(self, loss: Tensor) -> Tensor:
         """The loss with the penalties of this step's policies added."""
-        self._refuse_driven()
+        self._steps.refuse_driven()
         for penalty in self._steps.penalties().values():
             loss = loss + penalty
         return loss
@@ -275,10 +275,9 @@ class Scheduler:
     # --- inside ------------------------------------------------------------------------------------------------------------------
 
     def _check(self, saved: Mapping[str, Any]) -> None:
-        missing = [part for part in PARTS if part not in saved] if isinstance(saved, Mapping) else list(PARTS)
-        if missing:
+        if missing := [repr(part) for part in PARTS if not isinstance(saved, Mapping) or part not in saved]:
             raise CheckpointError(
-                f"this is not the state of a scheduler: it has no {', '.join(map(repr, missing))}; give what scheduler.state_dict() returned"
+                f"this is no scheduler's state: it has no {', '.join(missing)}; give what scheduler.state_dict() returned"
             )
         here, there = [type(action).__name__ for _, action in self.schedule], [kind for kind, _ in saved["actions"]]
         if here != there:
@@ -295,10 +294,6 @@ class Scheduler:
             self._state.steps_per_epoch = steps
 
     def _use(self, optimizer: Optimizer | None) -> None:
-        self._refuse_driven()
+        self._steps.refuse_driven()
         if optimizer is not None and optimizer is not self._state.optimizer:
             self.attach(optimizer)
-
-    def _refuse_driven(self) -> None:
-        if self._steps.driven:
-            raise ScheduleError("optimizer.step() drives this scheduler, penalties included: leave its hooks, epochs, steps and loss out")

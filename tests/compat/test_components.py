@@ -116,7 +116,19 @@ def test_wrong_arguments_are_told_as_in_a_file(make: Any, message: str) -> None:
 
 @pytest.mark.parametrize("module", [distiller, distiller.pruning, distiller.regularization])
 def test_a_name_that_is_not_there_is_told(module: Any) -> None:
-    with pytest.raises(AttributeError, match="DorefaQuantizer"):
-        _ = module.DorefaQuantizer
+    with pytest.raises(AttributeError, match="DistillerLSTM"):
+        _ = module.DistillerLSTM
     with pytest.raises(AttributeError, match=r"did you mean '(SensitivityPruner|L1Regularizer)'"):
         _ = module.SensitivtyPruner if module is not distiller.regularization else module.L1Regularzer
+
+
+@pytest.mark.parametrize("name", distiller.LATER)
+def test_what_comes_later_is_not_mistaken_for_a_slip(name: str) -> None:
+    with pytest.raises(AttributeError, match=f"has no '{name}': this version of Limbeck has no (quantizers|thinning)"):
+        getattr(distiller, name)
+
+
+def test_every_public_name_is_there() -> None:
+    assert distiller.__all__ == sorted(distiller.__all__)
+    assert all(hasattr(distiller, name) for name in distiller.__all__)
+    assert not set(distiller.LATER) & set(distiller.__all__)

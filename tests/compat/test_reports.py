@@ -53,6 +53,7 @@ def test_sparsities_of_every_shape() -> None:
     assert distiller.sparsity_cols(conv) == distiller.sparsity_rows(conv) == 0
     assert distiller.sparsity_rows(matrix) == 1 - distiller.density_rows(matrix) == 1 / 4
     assert distiller.sparsity_cols(matrix) == 1 - distiller.density_cols(matrix) == 0
+    assert distiller.sparsity_blocks(conv, [1, 2, 1, 1]) == 1 - distiller.density_blocks(conv, [1, 2, 1, 1]) == 1 / 4
     assert distiller.sparsity_2D(matrix) == distiller.sparsity_3D(matrix) == distiller.sparsity_ch(matrix) == 0
 
 

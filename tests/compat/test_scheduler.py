@@ -228,7 +228,25 @@ def test_without_a_policy_at_work_the_loss_is_what_it_was() -> None:
     assert scheduler.before_backward_pass(0, 0, 1, loss, return_loss_components=True) == PolicyLoss(loss, [])
 
 
-@pytest.mark.parametrize("make", [torch.exp, torch.sqrt, torch.sigmoid, lambda _: torch.tensor(1.0, requires_grad=True)])
+class KeepsItsResult(torch.autograd.Function):
+    """``exp`` in Python."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        """The exponential."""
+        result = x.exp()
+        ctx.save_for_backward(result)
+        return result
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> Tensor:
+        """The gradient, from the result."""
+        return gradients[0] * ctx.saved_tensors[0]
+
+
+@pytest.mark.parametrize(
+    "make", [torch.exp, torch.sqrt, torch.sigmoid, KeepsItsResult.apply, lambda _: torch.tensor(1.0, requires_grad=True)]
+)
 def test_a_loss_that_cannot_change_in_place_is_returned_anew_with_a_warning(make: Any) -> None:
     scheduler, _ = penalized()
     scheduler.on_epoch_begin(0)
@@ -244,7 +262,30 @@ def test_a_loss_that_cannot_change_in_place_is_returned_anew_with_a_warning(make
     assert scheduler.model[0].weight.grad is not None
 
 
-@pytest.mark.parametrize("make", [torch.log, torch.tanh, torch.relu, torch.abs, torch.mean, torch.square, torch.reciprocal])
+@pytest.mark.parametrize(
+    "make",
+    [
+        torch.log,
+        torch.tanh,
+        torch.relu,
+        torch.abs,
+        torch.mean,
+        torch.square,
+        torch.reciprocal,
+        torch.prod,
+        torch.max,
+        torch.norm,
+        torch.expm1,
+        torch.rsqrt,
+        torch.erf,
+        torch.log1p,
+        torch.squeeze,
+        KeepsItsResult.apply,
+        lambda x: x.logsumexp(0),
+        lambda x: x**1.5,
+        lambda x: x.clone()[None][0],
+    ],
+)
 def test_whatever_made_the_loss_its_gradient_is_right(make: Any) -> None:
     """A warning or a change in place: the tensor that is returned has the right gradient, which autograd itself checks."""
     scheduler, _ = penalized()

@@ -32,6 +32,7 @@ from limbeck.compat.distiller.utils import (
     density,
     density_2D,
     density_3D,
+    density_blocks,
     density_ch,
     density_cols,
     density_rows,
@@ -40,15 +41,30 @@ from limbeck.compat.distiller.utils import (
     sparsity,
     sparsity_2D,
     sparsity_3D,
+    sparsity_blocks,
     sparsity_ch,
     sparsity_cols,
     sparsity_rows,
 )
 from limbeck.errors import did_you_mean
 from limbeck.training import MultiStepMultiGammaLR
+from limbeck.training.learning_rate import polynomial_lr as PolynomialLR
 
 CLASSES = {**pruning.PRUNERS, **regularization.REGULARIZERS}
 """Constructors of the pruners and regularizers, which are names of this module too."""
+
+QUANTIZERS = (
+    "DorefaQuantizer",
+    "PACTQuantizer",
+    "PostTrainLinearQuantizer",
+    "QuantAwareTrainRangeLinearQuantizer",
+    "QuantizationPolicy",
+    "WRPNQuantizer",
+    "quantization",
+)
+REMOVERS = ("ChannelRemover", "FilterRemover", "StructureRemover", "contract_model", "remove_channels", "remove_filters", "thinning")
+LATER = {**dict.fromkeys(QUANTIZERS, "quantizers"), **dict.fromkeys(REMOVERS, "thinning")}
+"""Names of the ancestor's that are not here yet, and what they belong to."""
 
 __all__ = [
     "CompressionScheduler",
@@ -57,6 +73,7 @@ __all__ = [
     "MultiStepMultiGammaLR",
     "ParameterMasker",
     "PolicyLoss",
+    "PolynomialLR",
     "PruningPolicy",
     "RegularizationPolicy",
     "ScheduledTrainingPolicy",
@@ -67,6 +84,7 @@ __all__ = [
     "density",
     "density_2D",
     "density_3D",
+    "density_blocks",
     "density_ch",
     "density_cols",
     "density_rows",
@@ -85,6 +103,7 @@ __all__ = [
     "sparsity",
     "sparsity_2D",
     "sparsity_3D",
+    "sparsity_blocks",
     "sparsity_ch",
     "sparsity_cols",
     "sparsity_rows",
@@ -94,10 +113,12 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
-    if name not in CLASSES:
-        remedy = did_you_mean(name, [*CLASSES, *__all__]) or "; docs/from-distiller.md lists what is here"
-        raise AttributeError(f"limbeck.compat.distiller has no '{name}'{remedy}")
-    return CLASSES[name]
+    if name in CLASSES:
+        return CLASSES[name]
+    what = f"limbeck.compat.distiller has no '{name}'"
+    if name in LATER:
+        raise AttributeError(f"{what}: this version of Limbeck has no {LATER[name]}")
+    raise AttributeError(f"{what}{did_you_mean(name, [*CLASSES, *__all__])}; docs/from-distiller.md lists what is here")
 
 
 def __dir__() -> list[str]:

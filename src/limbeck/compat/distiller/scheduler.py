@@ -22,6 +22,9 @@ from limbeck.schedules import Window
 MASKS = "masks_dict"
 """The one key of the ancestor's checkpoint of a scheduler."""
 
+OWN_RESULT = ("_saved_result", "_saved_output")
+"""How autograd's nodes call what they keep of their own results."""
+
 
 class CompressionScheduler:
     """A ``limbeck.Scheduler`` under the ancestor's name; it holds the scheduler as ``.scheduler`` and adds no mechanism of its own.
@@ -212,6 +215,6 @@ def _may_change_in_place(loss: Tensor) -> bool:
     made_by = loss.grad_fn
     if made_by is None:
         return not (loss.requires_grad and torch.is_grad_enabled())
-    names = [name for name in dir(made_by) if name.startswith("_saved_")]
-    kept = [*(getattr(made_by, name) for name in names), *getattr(made_by, "saved_tensors", ())]
+    kept = [getattr(made_by, name) for name in dir(made_by) if name.startswith(OWN_RESULT)]
+    kept += getattr(made_by, "saved_tensors", ())  # of a torch.autograd.Function
     return not any(isinstance(value, Tensor) and value.data_ptr() == loss.data_ptr() for value in kept)

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from torch import Tensor, nn
 
 from limbeck import stats
+from limbeck.groups import group
 from limbeck.names import canonical, named_parameters
 from limbeck.tile import CHANNELS, FILTERS, KERNELS, Tile
 
@@ -77,6 +78,23 @@ def sparsity_rows(tensor: Tensor) -> float:
 def density_rows(tensor: Tensor) -> float:
     """The fraction of rows of a matrix that are not all zero."""
     return 1 - sparsity_rows(tensor)
+
+
+def sparsity_blocks(tensor: Tensor, block_shape: Sequence[int]) -> float:
+    """The fraction of blocks that are all zero; axes that ``block_shape`` does not name have size 1.
+
+    >>> import torch
+    >>> sparsity_blocks(torch.tensor([[0.0, 0.0, 1.0, 0.0]]), [1, 2])
+    0.5
+
+    Raises ``ValueError`` when the blocks do not fill the tensor.
+    """
+    return stats.sparsity(tensor, group("Blocks", block_shape))
+
+
+def density_blocks(tensor: Tensor, block_shape: Sequence[int]) -> float:
+    """The fraction of blocks that are not all zero."""
+    return 1 - sparsity_blocks(tensor, block_shape)
 
 
 def model_sparsity(model: nn.Module, param_dims: Sequence[int] = (2, 4), param_types: Sequence[str] = ("weight", "bias")) -> float:

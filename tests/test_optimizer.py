@@ -14,7 +14,8 @@ from torch.nn import functional as F
 from torch.optim import Optimizer
 
 import limbeck
-from limbeck import TFMOT, NeurST, Prune, Pruner, Ramp, ScheduleError, Scheduler, TargetError, Window, attach
+from limbeck import TFMOT, NeurST, Prune, Pruner, Ramp, Regularize, ScheduleError, Scheduler, TargetError, Window, attach
+from limbeck.regularization import l1_regularizer
 from limbeck.tile import Tile
 
 Batch = tuple[Tensor, Tensor]
@@ -417,6 +418,30 @@ policies:
             torch.testing.assert_close(one, other)
 
 
+def test_a_second_optimizer_makes_no_steps_and_masks_follow_it() -> None:
+    model = nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 4))
+    first, second = (torch.optim.SGD(layer.parameters(), lr=0.1, momentum=0.9) for layer in model)
+    options = NeurST("constant_sparsity", target_sparsity=0.5, begin_pruning_step=1, pruning_frequency=2)
+    scheduler = attach(
+        first,
+        model,
+        [*(step.policy() for step in options.steps()), (Window(0, 9, unit="step"), Regularize(l1_regularizer({"0.weight": 0.01})))],
+    )
+    scheduler.attach(second)
+    for step in range(5):
+        first.zero_grad()
+        second.zero_grad()
+        (model(torch.ones(1, 4)).sum() * 0).backward()
+        second.step()
+        assert scheduler.clock.step == step
+        assert not model[0].weight.grad.any(), "the penalty is added once, before the step of the first"
+        assert not step or int(model[1].weight.count_nonzero()) == 8
+        signs = model[0].weight.detach().sign()
+        first.step()
+        torch.testing.assert_close(model[0].weight.grad, 0.01 * signs)
+        assert [int(layer.weight.count_nonzero()) for layer in model] == [8, 8]
+
+
 def test_the_model_and_the_optimizer_stay_as_they_are() -> None:
     model = network()
     keys, types = list(model.state_dict()), [type(module) for module in model.modules()]
@@ -496,6 +521,7 @@ policies:
             r"line 5, policies\[0\]: counts epochs, and optimizer.step\(\) knows of steps alone; give starting_step and ending_step",
         ),
         ("nowhere.yaml", None, "cannot be read"),
+        (Prune(RAMP, after_step=True), Window(0, 5, 5, "step"), "after_step counts steps from 1, and this window fires at step 0 alone"),
         ([RAMP], None, r"schedule\[0\] must be a pair \(Window, Action\), not a Pruner"),
     ],
 )

@@ -141,6 +141,9 @@ class Steps:
         self.begun = self.stepped = False
 
     def _before_step(self, optimizer: Optimizer, args: Any, kwargs: Any) -> tuple[Any, Any] | None:
+        if self._merely_follows(optimizer):
+            self._state.masks.open()
+            return None
         if optimizer is self._driver and not self.begun:
             self.begin()
             setattr(optimizer, "_opt_called", True)  # noqa: B010  # it steps now: torch's learning rates built in begin() need not warn
@@ -165,6 +168,9 @@ class Steps:
         return evaluate
 
     def _after_step(self, optimizer: Optimizer, *_: Any) -> None:
+        if self._merely_follows(optimizer):
+            self._state.masks.apply()
+            return
         if self.begun and not self.stepped:
             self._fire_after_step()
         self._state.masks.apply()
@@ -173,6 +179,10 @@ class Steps:
         if optimizer is self._driver:
             self.end(stepped=True)
             self.begin()
+
+    def _merely_follows(self, optimizer: Optimizer) -> bool:
+        """Whether another optimizer makes the steps, so that this one only has masks to follow."""
+        return self.driven and optimizer is not self._driver
 
     def _fire_after_step(self) -> None:
         """Windows by step whose clock counts the step that was made."""

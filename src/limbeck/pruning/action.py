@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass, replace
+from itertools import islice
 from typing import Any
 
 import torch
@@ -84,6 +85,8 @@ class Prune(Action):
             raise ScheduleError("mini_batch_pruning_frequency renews within epochs; a window by step has a frequency of its own")
         if window.unit == "epoch" and self._options.after_step:
             raise ScheduleError("after_step follows single steps; give the window in steps")
+        if self._options.after_step and not any(moment.now for moment in islice(window.firings(), 2)):
+            raise ScheduleError("after_step counts steps from 1, and this window fires at step 0 alone: never; let it end later")
 
     def bind(self, state: State) -> None:
         """Bring the targets to the model's parameter names.

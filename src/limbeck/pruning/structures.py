@@ -13,7 +13,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from limbeck.fields import ByName, Names, NonNegative, Sparsity, Whole
+from limbeck.fields import TARGETS, ByName, Names, NonNegative, Sparsity, Whole
 from limbeck.groups import GroupName, group
 from limbeck.names import canonical
 from limbeck.pruning.chance import Chance, Noise, Survivors, Uniform
@@ -32,6 +32,7 @@ THRESHOLD_CRITERIA: dict[str, Criterion] = {"Max": maximum, "Mean_Abs": l1}
 Regimes = Annotated[
     Mapping[str, tuple[NonNegative, GroupName]],
     Field(min_length=1, description="parameter name, glob or 're:REGEX' to [threshold of 0 or more, group type]"),
+    TARGETS,
 ]
 BlockShape = Mapping[Literal["block_shape"], Annotated[list[Annotated[int, Field(ge=1)]], Field(min_length=1)]]
 """``{block_shape: [1, 8, 1, 1]}``: eight input channels at one place of one filter."""

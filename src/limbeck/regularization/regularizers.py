@@ -9,7 +9,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from limbeck.fields import NonNegative, Thresholds
+from limbeck.fields import TARGETS, NonNegative, Thresholds
 from limbeck.groups import group, groupings, misfit
 from limbeck.regularization.norms import GroupNorm, InverseVariance, Norm, Sum, ThresholdCriteria, l1_norm
 from limbeck.tile import ELEMENT, Tile
@@ -18,10 +18,12 @@ LassoGroup = Literal["2D", "3D", "Filters", "4D", "Channels", "Rows", "Cols", "R
 GroupStrengths = Annotated[
     Mapping[str, tuple[NonNegative, LassoGroup]],
     Field(min_length=1, description="parameter name, glob or 're:REGEX' to [strength of 0 or more, group]"),
+    TARGETS,
 ]
 ChannelStrengths = Annotated[
     Mapping[str, NonNegative | tuple[NonNegative, Literal["Channels"]]],
     Field(min_length=1, description="parameter name, glob or 're:REGEX' to a strength of 0 or more, or to [strength, Channels]"),
+    TARGETS,
 ]
 
 

@@ -214,3 +214,24 @@ def test_the_faults_of_a_file(was: str, now: str, message: str) -> None:
     text = check_file(SCHEDULE.replace(was, now), model).text()
     assert message in text
     assert "line" in text
+
+
+def test_a_kept_mask_leaves_a_pruner_its_dense_copies() -> None:
+    model = One(WEIGHT)
+    optimizer = torch.optim.SGD(model.parameters(), lr=1.0)
+    schedule = [
+        (Window(0, 3), Prune(level_pruner({"weight": 1 / 9}), use_double_copies=True)),
+        (Window(0, 1), Regularize(lasso("Rows", 0.2, "Max"), keep_mask=True)),
+    ]
+    scheduler = Scheduler(model, schedule, optimizer)
+    scheduler.on_epoch_begin(0)
+    for step in range(2):
+        scheduler.on_minibatch_begin(0, step, 2)
+        scheduler.before_backward_pass(0, step, 2, torch.tensor(0.0))
+        model.weight.grad = torch.zeros(3, 3)
+        optimizer.step()
+        scheduler.on_minibatch_end(0, step, 2)
+    scheduler.on_epoch_end(0)
+    assert torch.equal(scheduler.masks["weight"], ROWS_KEPT & (WEIGHT != 0))
+    assert torch.equal(model.weight.detach(), WEIGHT * ROWS_KEPT)
+    assert scheduler.masks.life("weight") == "soft"

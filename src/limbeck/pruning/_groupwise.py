@@ -31,13 +31,14 @@ def reduced(tile: Tile, tensor: Tensor, measure: Measure, others: Sequence[Tenso
     shape, tensor = tensor.shape, tensor.detach()
     block, grid = tile.block(shape), tile.grid(shape)
     others = [other.detach().expand(shape) for other in others]
+    length = shape[0] if shape else 1
+    rows = length if tensor.device.type != "cpu" else max(1, CHUNK * length // max(1, tensor.numel()))
     if all(size == 1 for size in block):
-        return measure(tensor, *others).reshape(-1)
+        return _measured(tensor, others, measure, rows).reshape(-1)
     if any(number * size != length for number, size, length in zip(grid, block, shape, strict=True)):
         values = measure(*(_exact(tile.fold(each)) for each in (tensor, *others)))
         return values.amax(1) if largest else values.sum(1)
     totals: Tensor | None = None
-    rows = shape[0] if tensor.device.type != "cpu" else max(1, CHUNK * shape[0] // max(1, tensor.numel()))
     for first, last in _spans(shape[0], block[0], rows):
         values = measure(*(_exact(each[first:last]) for each in (tensor, *others)))
         part = _over_members(values, (min(block[0], last - first), *block[1:]), largest)
@@ -47,6 +48,20 @@ def reduced(tile: Tile, tensor: Tensor, measure: Measure, others: Sequence[Tenso
         place = totals[first // block[0] : -(-last // block[0])]
         torch.maximum(place, part, out=place) if largest else place.add_(part)
     return tensor.new_zeros(0) if totals is None else totals.reshape(-1)
+
+
+def _measured(tensor: Tensor, others: Sequence[Tensor], measure: Measure, rows: int) -> Tensor:
+    """``measure`` of every element; of several tensors in pieces of so many rows, so that what it forms on the way stays in the cache."""
+    if not others or tensor.dim() == 0 or rows >= len(tensor):
+        return measure(tensor, *others)
+    values: Tensor | None = None
+    for first in range(0, len(tensor), rows):
+        part = measure(*(each[first : first + rows] for each in (tensor, *others)))
+        if values is None:
+            values = torch.empty(tensor.shape, dtype=part.dtype, device=part.device)
+        values[first : first + rows] = part
+    assert values is not None
+    return values
 
 
 def _spans(length: int, block: int, rows: int) -> Iterator[tuple[int, int]]:

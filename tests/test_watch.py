@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import gc
 import pickle
 from collections.abc import Callable
 from pathlib import Path
@@ -217,6 +218,7 @@ def test_a_copy_of_the_model_is_not_watched(copied: Callable[[nn.Module], nn.Mod
     assert watch.stats("bare.weight") is None
     net(torch.randn(4, 2, 6, 6))
     assert watch.stats("bare.weight") is not None
+    watch.close()
 
 
 def test_forgetting_spares_what_lasts() -> None:
@@ -341,6 +343,9 @@ def test_a_compiled_model_is_seen_while_the_watch_is_open_and_compiled_when_it_i
         return run
 
     torch.compiler.reset()
+    watching(forgotten := Net(), OUTPUT, names=CONVS).open()
+    del forgotten
+    gc.collect()  # a run that failed within a step
     net = Net()
     model = torch.compile(net, backend=backend)
     x = torch.randn(4, 2, 6, 6)

@@ -8,7 +8,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
-from weakref import ReferenceType, ref
+from weakref import ReferenceType, finalize, ref
 
 import torch
 from torch import Tensor, distributed, nn
@@ -86,6 +86,7 @@ class Forward:
         self.behind: dict[str, str] = {}  # which batch norm reads what a parameter's module gives; "" for none
         self._outputs: dict[int, tuple[ReferenceType[Tensor], nn.Module, Places]] = {}
         self._looking = ExitStack()
+        finalize(self, self._looking.close)  # a run that fails within a step leaves compiled code standing aside no longer than it lives
         self._is_open = False
 
     def norm_behind(self, name: str) -> _BatchNorm | None:

@@ -52,6 +52,14 @@ class Prune(Action):
 
     A criterion that must have seen gradients or activations is put off until it has, at most to the end of the epoch. It looks on from one
     period (``every``) before the window's begin.
+
+    >>> from torch import nn
+    >>> from limbeck.scheduler import Scheduler
+    >>> layer = nn.Linear(4, 2)
+    >>> scheduler = Scheduler(layer, [(Window(0, 2), Prune(Pruner({"weight": 0.5}), use_double_copies=True))])
+    >>> scheduler.on_epoch_begin(0)
+    >>> int(layer.weight.count_nonzero()), int(scheduler.masks.dense("weight").count_nonzero())
+    (4, 8)
     """
 
     def __init__(  # noqa: PLR0913, PLR0917  # the arguments of a pruner policy in a schedule file, by the ancestor's names

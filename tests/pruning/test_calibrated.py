@@ -295,6 +295,7 @@ def run(model: nn.ModuleDict, x: Tensor) -> Tensor:
         ({"fc.bias": 0.5}, MaskError, "'fc.bias' is 'bias' of Linear"),
         ({"fc.weight": 0.5, "unused.weight": 0.5}, MaskError, "'unused.weight': its Linear saw no data; give batches that reach it"),
         ({"fc.weight": 1.5}, MaskError, "'fc.weight': cannot drop a fraction of 1.5"),
+        ({"fc.weight": None}, MaskError, "'fc.weight': the sparsity must be a fraction, as 0.5, or n:m, as '2:4', not None"),
         ({"fc.weight": "4:2"}, MaskError, "'fc.weight': n_of_m 4:2 would keep 4 of every 2"),
         ({"fc.weight": "half"}, MaskError, "'fc.weight': n_of_m 'half' is not two numbers with a colon"),
     ],
@@ -314,6 +315,13 @@ def test_what_cannot_be_is_refused_and_nothing_is_changed(
 @pytest.mark.parametrize("batches", [[], [torch.zeros(0, 2, 4)]], ids=["no batch", "an empty one"])
 def test_no_data_is_refused(method: Method, batches: list[Tensor]) -> None:
     with pytest.raises(MaskError, match=r"'fc\.weight': its Linear saw no data"):
+        method(mixed(), {"fc.weight": 0.5}, batches, lambda model, x: model["fc"](x))
+
+
+@both
+@pytest.mark.parametrize("batches", [torch.zeros(3, 4), {"x": torch.zeros(3, 4)}], ids=["Tensor", "dict"])
+def test_a_single_batch_is_refused(method: Method, batches: object) -> None:
+    with pytest.raises(MaskError, match=r"batches must be an iterable of batches, not a single (Tensor|dict); put it into a list"):
         method(mixed(), {"fc.weight": 0.5}, batches, lambda model, x: model["fc"](x))
 
 

@@ -81,6 +81,7 @@ def wanda(model: nn.Module, targets: Mapping[str, Sparsity], batches: Iterable[A
     Linear layer, Conv1d or Conv2d, that saw no data, or whose weights or inputs are NaN.
     """
     asked = _targets(model, targets)
+    _refuse_one_batch(batches)
     sums: dict[str, tuple[Tensor, int]] = {}
 
     def look(name: str, layer: nn.Module, x: Tensor) -> None:
@@ -124,6 +125,7 @@ def sparsegpt(
     Raises as ``wanda`` does; the weights are then as they were.
     """
     asked = _targets(model, targets)
+    _refuse_one_batch(batches)
     batches = list(batches)
     order = _order(model, asked, batches, forward) if sequential else list(asked)
     before = {name: target.weight.detach().clone() for name, target in asked.items()}
@@ -190,6 +192,8 @@ def _targets(model: nn.Module, targets: Mapping[str, Sparsity]) -> dict[str, _Ta
             module, attribute = owners[0]
             kinds = ", ".join(kind.__name__ for kind in LAYERS)
             raise MaskError(f"'{name}' is '{attribute}' of {type(module).__name__}; calibration is for weights of {kinds}: leave it out")
+        if isinstance(sparsity, bool) or not isinstance(sparsity, float | int | str):
+            raise MaskError(f"'{name}': the sparsity must be a fraction, as 0.5, or n:m, as '2:4', not {sparsity!r}")
         found[name] = _Target(name, weight, layers, sparsity)
         _named(name, partial(_blocks, found[name], 0, len(weight)))
     return found
@@ -230,6 +234,12 @@ def _evaluating(model: nn.Module) -> Iterator[None]:
     finally:
         for module, training in modes.items():
             module.training = training
+
+
+def _refuse_one_batch(batches: object) -> None:
+    """A tensor would be taken apart into its rows, and a mapping into its keys."""
+    if isinstance(batches, Tensor | Mapping):
+        raise MaskError(f"batches must be an iterable of batches, not a single {type(batches).__name__}; put it into a list")
 
 
 def _refuse_unseen(target: _Target, seen: object) -> None:

@@ -137,9 +137,9 @@ def _warn_of_idle(checked: Checked, policies: object) -> None:
         for kind, use in policy.items()
         if isinstance(use, Mapping)
     }
-    misspelt = named - set(checked.entries)
+    remedies = [(kind, did_you_mean(word, _names(checked, kind))) for kind, word in named - set(checked.entries)]
     for (kind, name), entry in checked.entries.items():
-        meant = any(kind == other and f"'{name}'" in did_you_mean(word, _names(checked, kind)) for other, word in misspelt)
+        meant = any(kind == other and f"'{name}'" in remedy for other, remedy in remedies)
         if (kind, name) not in named and not meant:
             path = (entry.section.name, name)
             checked.report.warnings.append(checked.document.fault(f"declared, but no policy applies this {kind}", path))

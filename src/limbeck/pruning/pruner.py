@@ -141,7 +141,7 @@ class Pruner:
         if all(self._is_plain_magnitude(name, site) for name, site in sites.items()):
             return self._masks_of_magnitudes(sites, amounts)
         views = {name: _named(name, partial(self._units, name, site, amounts[name], moment)) for name, site in sites.items()}
-        scores = {name: _named(name, partial(self.score, units)) for name, units in views.items()}
+        scores = {name: _named(name, partial(_scored, self.score, units)) for name, units in views.items()}
         if self.tie is not None:
             return self._masks_tied(self.tie, views, scores)
         if self.pool is None:
@@ -222,6 +222,15 @@ class Pruner:
                 _named(name, partial(refuse_nan, part))
             raise
         return dict(zip(scores, keep, strict=True))
+
+
+def _scored(score: Criterion, units: Units) -> Tensor:
+    """The scores; raises ``MaskError`` when a criterion, which may be the user's, gives something else."""
+    scores, number = score(units), math.prod(units.unit.grid(units.tensor.shape))
+    if isinstance(scores, Tensor) and scores.shape == (number,) and scores.is_floating_point():
+        return scores
+    what = f"{scores.dtype} of shape {tuple(scores.shape)}" if isinstance(scores, Tensor) else type(scores).__name__
+    raise MaskError(f"the criterion gave {what.removeprefix('torch.')}, not a floating-point score for each of {number} units")
 
 
 def _unequal(counts: Mapping[str, int], name: str, leader: str) -> str:

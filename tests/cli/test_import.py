@@ -80,7 +80,7 @@ def same(one: nn.Module, other: nn.Module) -> bool:
 )
 def test_the_printed_file_trains_as_neurst_s_options_do(options: dict[str, Any], tmp_path: Path) -> None:
     flags = {name: value for name, value in options.items() if not isinstance(value, bool)}
-    line = " ".join(f"--{name} {shlex.quote(str(value))}" for name, value in flags.items())
+    line = "--train_steps 60 " + " ".join(f"--{name} {shlex.quote(str(value))}" for name, value in flags.items())
     line += " --prune_vectors" if options.get("prune_vectors") else ""
     line += " --no_keep_prune_property" if options.get("keep_prune_property") is False else ""
     file = tmp_path / "pruned.yaml"
@@ -109,7 +109,7 @@ RAMP = {"initial_sparsity": 0.2, "final_sparsity": 0.7, "end_step": 12}
         (config("PolynomialDecay", **RAMP, begin_step=3, frequency=3), "--block_size 2,4 --block_pooling_type MAX",
          {"block_size": (2, 4), "block_pooling_type": "MAX"}),
         (config("ConstantSparsity", target_sparsity=0.6, begin_step=0, end_step=-1, frequency=5), "--train_steps 50", {}),
-        (config("ConstantSparsity", target_sparsity=0.6, begin_step=1), "", {}),
+        (config("ConstantSparsity", target_sparsity=0.6, begin_step=1), "--train_steps 15", {}),
         (config("ConstantSparsity", target_sparsity=0.5, begin_step=0), "--sparsity_m_by_n '(1, 4)'", {"sparsity_m_by_n": (1, 4)}),
     ],
 )  # fmt: skip
@@ -201,6 +201,9 @@ def test_files_of_neurst_are_read_and_later_ones_win(tmp_path: Path) -> None:
         ("neurst --target_sparsity .5 --end_pruning_step 99", 1, "nothing would ever be pruned: from step 0 on every 100th step counts"),
         ("neurst --target_sparsity .5 --pruning_schedule constant_sparsity --end_pruning_step -2", 1, "only -1 stands for no end"),
         ("neurst --target_sparsity .5 --pruning_schedule polynomial_decy", 1, "no pruning_schedule is named 'polynomial_decy'; did you mean"),
+        ("neurst --target_sparsity .5 --pruning_schedule constant_sparsity", 1, "a schedule file needs an end: give --train_steps, the updates"),
+        ("tfmot {0}/good.yml --train_steps 98", 1, "a run of 98 steps never comes to a renewal of masks"),
+        ("tfmot {0}/good.yml", 1, "a schedule file needs an end: give --train_steps, the updates"),
         ("neurst --target_sparsity .5 --end_pruning_step 200 --train_steps many", 1, "train_steps 'many' must be a whole number of steps"),
         ("neurst --config_paths {0}/absent.yml", 1, "absent.yml: cannot be read: No such file or directory"),
         ("neurst --config_paths {0}/wrong.yml", 1, "wrong.yml: NeurST has no option 'target_sparsty'; did you mean 'target_sparsity'?"),
@@ -251,7 +254,7 @@ def test_differences_are_said(tmp_path: Path) -> None:
     text = printed(f"tfmot {source} --sparsity_m_by_n 1,4")
     assert "# sparsity_m_by_n 1,4 counts zeros: 1 of every 4 fall and 3 stay, which is 3:4 here and at NVIDIA.\n" in text
     assert "n_of_m: '3:4'\n" in text
-    text = printed(f"tfmot {source} --block_size 1,4")
+    text = printed(f"tfmot {source} --block_size 1,4 --train_steps 500")
     assert "# Blocks of 1 x 4 in kernels [in, out] are 4 x 1 in PyTorch's [out, in]." in text
     assert "block_size: [4, 1]" in text
 

@@ -18,8 +18,6 @@ if TYPE_CHECKING:
 Choice = typer.Option
 NEURST_EXAMPLE = "Example: limbeck import neurst --target_sparsity 0.5 --end_pruning_step 500"
 TFMOT_EXAMPLE = "Example: limbeck import tfmot pruning_schedule.json --weights 'encoder.*.weight'"
-LAST_STEP = 10_000_000
-"""Where a schedule that never ends is cut off: NeurST's ``train_steps``."""
 OTHER = (
     "checkpoints_max_to_keep", "config_paths", "entry", "freeze_variables", "hparams_set", "initial_global_step", "model_dir",
     "pretrain_model", "pretrain_variable_pattern", "save_checkpoint_steps", "save_checkpoints_steps", "summary_steps", "train_steps",
@@ -73,7 +71,7 @@ def neurst(
     options = NeurST(**{name: value for name, value in given.items() if name in known})
     if not options.target_sparsity:
         raise LimbeckError("target_sparsity is 0, with which NeurST prunes nothing; give --target_sparsity, a fraction of zeros")
-    last_step = _whole("train_steps", given.get("train_steps", LAST_STEP))
+    last_step = _whole("train_steps", given["train_steps"]) if "train_steps" in given else None
     typer.echo(schedule_text(options.steps(), last_step, [*_notes_on_neurst(options, given), *_left_out(given, known)]))
 
 
@@ -84,7 +82,7 @@ def tfmot(
     sparsity_m_by_n: Annotated[str | None, Choice("--sparsity_m_by_n", metavar="M,N", help="M ZEROS of every N.")] = None,
     block_size: Annotated[str, Choice("--block_size", metavar="IN,OUT", help="Block of a kernel [in, out].")] = "1,1",
     block_pooling_type: Annotated[str, Choice("--block_pooling_type", help="AVG or MAX.")] = "AVG",
-    train_steps: Annotated[int, Choice("--train_steps", min=1, help="Where a schedule that never ends is cut off.")] = LAST_STEP,
+    train_steps: Annotated[int | None, Choice("--train_steps", min=1, help="Updates of the run, for a schedule without end.")] = None,
 ) -> None:
     """Print the schedule file that prunes as prune_low_magnitude of TensorFlow's model optimization does.
 
@@ -189,7 +187,7 @@ def _notes_on_span(span: Span, ramp: bool) -> Iterator[str]:
     if not span.begin and span.end:
         yield f"Step 0 is never seen there, so that the first renewal is that of step {span.first}."
     if span.end < 0:
-        yield "It has no end there; here it lasts as long as --train_steps says."
+        yield "It has no end there; here it lasts as long as train_steps says."
     elif ramp and (left := (span.end - span.begin) % span.every):
         yield f"The frequency does not divide the ramp: the last renewal is {left} steps before its end, below the last sparsity, as there."
 

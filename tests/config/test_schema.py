@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +18,13 @@ SCHEDULES = sorted((Path(__file__).parents[2] / "schedules").rglob("*.yaml"))
 PRUNER = "pruners: {p: {class: SparsityLevelParameterPruner, levels: {w: 0.5}}}\n"
 
 
+@cache
+def validator() -> Any:
+    return jsonschema.Draft202012Validator(json_schema())
+
+
 def valid(tree: object) -> bool:
-    return bool(jsonschema.Draft202012Validator(json_schema()).is_valid(tree))
+    return bool(validator().is_valid(tree))
 
 
 def test_the_schema_is_a_schema() -> None:
@@ -28,7 +34,7 @@ def test_the_schema_is_a_schema() -> None:
 @pytest.mark.parametrize("path", SCHEDULES, ids=lambda path: path.stem)
 def test_every_shipped_schedule_is_valid_and_has_no_faults(path: Path) -> None:
     document = load(path)
-    jsonschema.validate(document.tree, json_schema())
+    validator().validate(document.tree)
     report = check(document).report
     assert (report.faults, report.warnings) == ([], [])
 
@@ -76,6 +82,10 @@ def test_schema_and_checker_agree_on_composed_pruners(arguments: str, accepted: 
         (PRUNER + "policies: [{pruner: {instance_name: p}, epochs: [0]}]", True),
         (PRUNER + "policies: [{pruner: {instance_name: p}, starting_step: 0, ending_step: 3, frequency: 2}]", True),
         (PRUNER + "policies: [{pruner: {instance_name: p}, steps: [0, 7]}]", True),
+        (PRUNER + "policies: [{pruner: {instance_name: p, args: {use_double_copies: true, levels: {w: 0.5}}}, steps: [0, 7]}]", True),
+        (PRUNER + "policies: [{pruner: {instance_name: p, args: }, steps: [0, 7]}]", True),
+        (PRUNER + "policies: [{pruner: {instance_name: p, args: {use_double_copy: true}}, steps: [0, 7]}]", False),
+        (PRUNER + "policies: [{pruner: {instance_name: p, args: {levels: {w: 2}}}, steps: [0, 7]}]", False),
         (PRUNER + "policies: [{pruner: {instance_name: p}, steps: [0, 7], epochs: [1]}]", False),
         (PRUNER + "policies: [{pruner: {instance_name: p}, steps: [0, 7], frequency: 3}]", False),
         (

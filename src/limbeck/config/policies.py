@@ -5,12 +5,13 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cache
 from typing import Any
 
 from limbeck.config.components import SECTIONS
 from limbeck.config.load import Document
 from limbeck.config.report import Fault, Path
-from limbeck.config.signature import show, signature
+from limbeck.config.signature import Signature, show, signature
 from limbeck.errors import did_you_mean
 from limbeck.schedules import Unit, Window
 
@@ -45,6 +46,13 @@ def check_policies(document: Document, tree: object, declared: Mapping[str, Sequ
     policies = [policy for policy in found if policy is not None]
     _check_rates(document, policies, faults)
     return policies
+
+
+@cache
+def accepted(kind: str) -> Signature:
+    """What the ``args`` of a policy of this kind may hold: the arguments of its action, but for the instance."""
+    action = KINDS[kind].action
+    return signature(action, f"a {kind} policy", frozenset(list(inspect.signature(action).parameters)[:1]))
 
 
 def _begun(key: str, known: Sequence[str]) -> str:
@@ -142,10 +150,9 @@ class _Check:
         if not isinstance(tree, Mapping):
             self.fault(f"must be a mapping, not {show(tree)}", path)
             return {}
-        action = KINDS[kind].action
-        instance = frozenset(list(inspect.signature(action).parameters)[:1])
-        accepts = signature(action, f"a {kind} policy", instance)
-        valid, problems = accepts.check(tree)
+        if not tree:
+            return {}
+        valid, problems = accepted(kind).check(tree)
         for problem in problems:
             self.fault(problem.message, (*path, *problem.path), (*path, *problem.at))
         return valid

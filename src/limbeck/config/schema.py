@@ -6,7 +6,7 @@ from typing import Any
 
 from limbeck.config.check import VERSION
 from limbeck.config.components import SECTIONS, Section
-from limbeck.config.policies import ENDS, KINDS, LISTS
+from limbeck.config.policies import ENDS, KINDS, LISTS, accepted
 from limbeck.config.signature import PLUGIN, signature
 
 WHOLE = {"type": "integer", "minimum": 0}
@@ -57,12 +57,6 @@ def _section(section: Section, definitions: dict[str, Any]) -> dict[str, Any]:
 
 def _policy() -> dict[str, Any]:
     """One policy: exactly one kind, and one of the ways to say when."""
-    use = {
-        "type": "object",
-        "properties": {"instance_name": {"type": "string"}, "args": {"type": "object"}},
-        "required": ["instance_name"],
-        "additionalProperties": False,
-    }
     windows: dict[str, Any] = {
         "starting_epoch": WHOLE,
         "ending_epoch": {**POSITIVE, "description": "the first epoch that is not in the window any more"},
@@ -78,12 +72,23 @@ def _policy() -> dict[str, Any]:
     whens += [{"required": [key], "not": _any_of(windows, {key})} for key in LISTS.values()]
     return {
         "type": "object",
-        "properties": {**dict.fromkeys(KINDS, use), **windows},
+        "properties": {**{kind: _use(kind) for kind in KINDS}, **windows},
         "additionalProperties": False,
         "allOf": [
             {"oneOf": [{"required": [kind]} for kind in KINDS]},
             {"oneOf": whens},
         ],
+    }
+
+
+def _use(kind: str) -> dict[str, Any]:
+    """Which instance a policy applies, and the arguments of its own."""
+    arguments = accepted(kind).json_schema()
+    return {
+        "type": "object",
+        "properties": {"instance_name": {"type": "string"}, "args": {**arguments, "type": ["object", "null"]}},
+        "required": ["instance_name"],
+        "additionalProperties": False,
     }
 
 

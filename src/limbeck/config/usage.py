@@ -37,7 +37,7 @@ def faults_of_use(
         yield document.fault(str(error), policy.path)
     if isinstance(action, Prune):
         levels = policy.arguments.get("levels", {})
-        for target, message in unmatched_targets(levels, parameters):
+        for target, message in unmatched_targets(levels, parameters) if levels else ():
             yield document.fault(message, place(target, policy.arguments, arguments) or arguments)
         for message in _amounts(policy, action):
             yield document.fault(f"{policy.kind} '{policy.instance}': {message}", policy.path)

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from limbeck.tile import Tile
 
-CHUNK = 1 << 17  # elements of a piece: with what is measured of it, it fits the second-level cache
+CHUNK = 1 << 18  # elements of a piece: with what is measured of it, it stays in the cache, and all threads have work
 
 Measure = Callable[..., Tensor]
 """Element by element, ``(weight, *others) -> values``, all of one shape."""

@@ -17,7 +17,7 @@ from limbeck.pruning._select import lowest, lowest_magnitude, lowest_together, r
 from limbeck.pruning.criteria import BATCH_NORM, Criterion, Units, l1
 from limbeck.pruning.selectors import KeptRounded, Lowest
 from limbeck.schedules import Moment, Schedule, at
-from limbeck.tile import ELEMENT, TENSOR, Tile
+from limbeck.tile import ALL, ELEMENT, TENSOR, Tile
 
 T = TypeVar("T")
 
@@ -244,7 +244,11 @@ def _one_amount(amounts: Mapping[str, float], what: str) -> float:
 
 
 def _spread(keep: Tensor, units: Units) -> Tensor:
-    return units.unit.unfold(keep[:, None], units.tensor.shape).contiguous()
+    """The mask of whole units; where a unit goes through the whole first axis, one row is written and then copied, at the speed of memory."""
+    unit, shape = units.unit, units.tensor.shape
+    if len(shape) > 1 and shape[0] > 1 and unit.sizes[:1] == (ALL,):
+        return unit.unfold(keep[:, None], (1, *shape[1:])).contiguous().expand(shape).contiguous()
+    return unit.unfold(keep[:, None], shape).contiguous()
 
 
 def _named(name: str, make: Callable[[], T]) -> T:

@@ -36,9 +36,10 @@ if TYPE_CHECKING:
     from limbeck.pruning.criteria import Units
     from limbeck.pruning.tfmot import TFMOT
     from limbeck.pruning.translated import NeurST
+    from limbeck.ramps import Ramp
     from limbeck.regularization import Regularize, Regularizer
     from limbeck.scheduler import Scheduler
-    from limbeck.schedules import Moment, Ramp, Window
+    from limbeck.schedules import Moment, Window
     from limbeck.tile import Tile
     from limbeck.training import LearningRate, PlateauDecay
 
@@ -63,13 +64,15 @@ _HOMES = {
     "limbeck.pruning.translated": ("NeurST",),
     "limbeck.regularization": ("Regularize", "Regularizer"),
     "limbeck.scheduler": ("Scheduler",),
-    "limbeck.schedules": ("Moment", "Ramp", "Window"),
+    "limbeck.ramps": ("Ramp",),
+    "limbeck.schedules": ("Moment", "Window"),
     "limbeck.tile": ("Tile",),
     "limbeck.training": ("LearningRate", "PlateauDecay"),
 }
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
 
 __all__ = [
+    "TFMOT",
     "Action",
     "CheckpointError",
     "DataError",
@@ -93,7 +96,6 @@ __all__ = [
     "Scheduler",
     "Site",
     "State",
-    "TFMOT",
     "TargetError",
     "Tile",
     "Units",

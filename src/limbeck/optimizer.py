@@ -40,7 +40,7 @@ def attach(
     only the updates count. What is due at step 0 is done at once.
 
     >>> import torch
-    >>> from limbeck.schedules import Ramp
+    >>> from limbeck.ramps import Ramp
     >>> layer = nn.Linear(4, 2)
     >>> optimizer = torch.optim.SGD(layer.parameters(), lr=0.1)
     >>> scheduler = attach(optimizer, layer, Pruner({"weight": Ramp(0.25, 0.5)}), Window(1, 4, 2, unit="step"))
@@ -65,7 +65,7 @@ def attach(
         _refuse_epochs(checked)
         scheduler = built(checked, model, optimizer)
     else:
-        scheduler = Scheduler(model, _pairs(pruner_or_schedule, window))
+        scheduler = Scheduler(model, _pairs(pruner_or_schedule, window), optimizer)
     scheduler.drive(optimizer)
     if state is None:
         scheduler.begin()

@@ -16,8 +16,9 @@ from torch.optim import LBFGS, SGD, Adam, Optimizer
 from limbeck.errors import CheckpointError, MaskError, ScheduleError
 from limbeck.pruning import Prune, Pruner, level_pruner
 from limbeck.pruning.criteria import Units
+from limbeck.ramps import Ramp
 from limbeck.scheduler import Scheduler
-from limbeck.schedules import Ramp, Window
+from limbeck.schedules import Window
 from limbeck.tile import FILTERS
 from limbeck.watch import Activations, Gradients
 

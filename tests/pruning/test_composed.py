@@ -14,7 +14,8 @@ from torch import Tensor
 from limbeck.pruning.composed import composed_pruner
 from limbeck.pruning.criteria import Units, l2
 from limbeck.pruning.pruner import Pruner, Site
-from limbeck.schedules import Cosine, Moment
+from limbeck.ramps import Cosine
+from limbeck.schedules import Moment
 
 
 def mask(pruner: Pruner, *weights: Tensor) -> list[Tensor]:

@@ -14,8 +14,9 @@ from limbeck.pruning import Prune, Pruner, Site
 from limbeck.pruning.criteria import BATCH_NORM, Units, l1
 from limbeck.pruning.pruner import Cut, first
 from limbeck.pruning.selectors import Lowest
+from limbeck.ramps import Ramp
 from limbeck.scheduler import Scheduler
-from limbeck.schedules import Moment, Ramp, Window
+from limbeck.schedules import Moment, Window
 from limbeck.tile import ELEMENT, Tile
 
 FILTERS = group("Filters")

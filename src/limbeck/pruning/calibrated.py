@@ -26,7 +26,8 @@ from limbeck.pruning.composed import NOfM, composed_pruner, parse_n_of_m
 from limbeck.pruning.inputs import KEY, LAYERS, input_matrix, input_squares, takes_matrix, wanda_score
 from limbeck.pruning.pruner import Pruner, Site
 from limbeck.pruning.selectors import Lowest
-from limbeck.schedules import Amount, Moment
+from limbeck.ramps import Amount
+from limbeck.schedules import Moment
 
 T = TypeVar("T")
 

@@ -16,7 +16,7 @@ from limbeck.pruning.inputs import wanda_score
 from limbeck.pruning.observed_criteria import OBSERVED_CRITERIA
 from limbeck.pruning.pruner import Pruner
 from limbeck.pruning.selectors import Lowest
-from limbeck.schedules import Amount
+from limbeck.ramps import Amount
 from limbeck.tile import ELEMENT, FILTERS, TENSOR, Tile
 
 CRITERIA: dict[str, Criterion] = {

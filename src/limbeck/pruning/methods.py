@@ -15,7 +15,7 @@ from limbeck.pruning.observed import OBSERVED_PRUNERS
 from limbeck.pruning.pruner import Pruner, Selector
 from limbeck.pruning.selectors import Band, Below
 from limbeck.pruning.structures import STRUCTURE_PRUNERS
-from limbeck.schedules import BaiduThreshold, Ramp
+from limbeck.ramps import BaiduThreshold, Ramp
 
 
 def magnitude_pruner(thresholds: Thresholds) -> Pruner:

@@ -31,7 +31,7 @@ from limbeck.pruning.observed_criteria import (
 from limbeck.pruning.pruner import Pruner
 from limbeck.pruning.selectors import Below
 from limbeck.pruning.structures import Dependency, FilterGroup, ranked
-from limbeck.schedules import Amount, Ramp
+from limbeck.ramps import Amount, Ramp
 
 
 def apoz_ranked_filter_pruner(

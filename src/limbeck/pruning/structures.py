@@ -20,7 +20,8 @@ from limbeck.pruning.chance import Chance, Noise, Survivors, Uniform
 from limbeck.pruning.criteria import Criterion, geometric_median, l1, l2, maximum
 from limbeck.pruning.pruner import Cut, Pruner, first
 from limbeck.pruning.selectors import Below, Lowest
-from limbeck.schedules import Amount, Ramp, Schedule
+from limbeck.ramps import Amount, Ramp
+from limbeck.schedules import Schedule
 from limbeck.tile import Tile
 
 ROUNDINGS: dict[str, Callable[[float], float]] = {"ceil": math.ceil, "floor": math.floor, "round": round}

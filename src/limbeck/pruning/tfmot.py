@@ -61,7 +61,9 @@ class TFMOT:
         if self.block_pooling_type not in ("AVG", "MAX"):
             raise ScheduleError(f"no block_pooling_type is named '{self.block_pooling_type}'; give AVG or MAX")
         if len(self.block_size) != 2 or min(self.block_size) < 1:
-            raise ScheduleError(f"block_size {tuple(self.block_size)} must be two numbers from 1 on: rows and columns of a kernel [in, out]")
+            raise ScheduleError(
+                f"block_size {tuple(self.block_size)} must be two numbers from 1 on: rows and columns of a kernel [in, out]"
+            )
         self.span.check(name == POLYNOMIAL)
         if self.sparsity_m_by_n is not None:
             zeros, size = self.sparsity_m_by_n

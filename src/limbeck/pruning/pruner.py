@@ -192,6 +192,7 @@ class Pruner:
         for name in names:
             if counts[name] != counts[leader]:
                 raise MaskError(f"'{name}' {_unequal(counts, name, leader)}")
+            _named(name, partial(refuse_nan, scores[name]))  # also of a tensor that only follows: its run has diverged too
         _one_amount({name: units.amount for name, units in views.items()}, "one verdict for all tensors")
         verdict = tie([scores[name] for name in names])
         masks = [units.kept for units in views.values() if units.mask is not None]

@@ -15,6 +15,7 @@ from torch.optim import Optimizer
 
 import limbeck
 from limbeck import TFMOT, NeurST, Prune, Pruner, Ramp, Regularize, ScheduleError, Scheduler, TargetError, Window, attach
+from limbeck.pruning.observed import taylor_pruner
 from limbeck.regularization import l1_regularizer
 from limbeck.tile import Tile
 
@@ -31,8 +32,8 @@ def batches(count: int) -> list[Batch]:
     return [(torch.randn(8, 6, generator=generator), torch.randint(4, (8,), generator=generator)) for _ in range(count)]
 
 
-def sgd(model: nn.Module) -> Optimizer:
-    return torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9)
+def sgd(model: nn.Module, fused: bool = False) -> Optimizer:
+    return torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9, fused=fused)
 
 
 def update(model: nn.Module, optimizer: Optimizer, batch: Batch) -> None:
@@ -328,9 +329,10 @@ def test_gradients_may_add_up_over_several_batches() -> None:
         assert torch.equal(one == 0, other == 0)
 
 
-def test_an_update_that_a_scaler_skips_is_no_step() -> None:
+@pytest.mark.parametrize("fused", [False, True])  # a fused optimizer is called by the scaler whatever it found, with scaled gradients
+def test_an_update_that_a_scaler_skips_is_no_step(fused: bool) -> None:
     model = network()
-    scheduler = attach(optimizer := sgd(model), model, RAMP, WINDOW)
+    scheduler = attach(optimizer := sgd(model, fused), model, RAMP, WINDOW)
     scaler = torch.amp.GradScaler("cpu", init_scale=2.0, growth_interval=1000)
     for number, (x, y) in enumerate(batches(5)):
         for scale in (float("inf"), 1.0) if number == 2 else (1.0,):
@@ -342,6 +344,26 @@ def test_an_update_that_a_scaler_skips_is_no_step() -> None:
     for one, other in zip(model.parameters(), plain(5).parameters(), strict=True):
         assert torch.equal(one == 0, other == 0)
         torch.testing.assert_close(one, other)
+
+
+@pytest.mark.parametrize("fused", [False, True])
+def test_penalties_and_scores_take_gradients_without_the_scale_of_a_scaler(fused: bool) -> None:
+    def trained(scale: float) -> nn.Module:
+        model = network()
+        penalty = (Window(0, 9, unit="step"), Regularize(l1_regularizer({"0.weight": 0.05})))
+        scores = (Window(3, 9, 3, "step"), Prune(taylor_pruner(["*.weight"], 0.5, "element")))
+        scheduler = attach(optimizer := sgd(model, fused), model, [penalty, scores])
+        scaler = torch.amp.GradScaler("cpu", init_scale=scale, growth_interval=1000)
+        for number, (x, y) in enumerate(batches(6)):
+            for factor in (float("inf"), 1.0) if number == 2 else (1.0,):
+                optimizer.zero_grad()
+                scaler.scale(F.cross_entropy(model(x), y) * factor).backward()
+                scaler.step(optimizer)
+                scaler.update()
+        assert len(scheduler.masks) == 3
+        return model
+
+    assert same(trained(2.0**16), trained(2.0))
 
 
 def test_lbfgs_evaluates_masked_weights_and_makes_one_step_a_call() -> None:

@@ -30,6 +30,7 @@ class Steps:
         self._warned = False  # that penalties were not asked for
         self._masked = False  # since an optimizer step after which nothing else may move a masked parameter
         self._prepared = False  # before_parameter_optimization has run for this step
+        self._skipped = False  # a gradient scaler lets the optimizer step without an update
         self._driver: Optimizer | None = None
         self._followed: WeakKeyDictionary[Optimizer, tuple[int, frozenset[int]]] = WeakKeyDictionary()
 
@@ -141,6 +142,10 @@ class Steps:
         self.begun = self.stepped = False
 
     def _before_step(self, optimizer: Optimizer, args: Any, kwargs: Any) -> tuple[Any, Any] | None:
+        self._skipped = _will_skip(optimizer)
+        if self._skipped:
+            return None
+        _unscale(optimizer)
         if self._merely_follows(optimizer):
             self._state.masks.open()
             return None
@@ -168,6 +173,8 @@ class Steps:
         return evaluate
 
     def _after_step(self, optimizer: Optimizer, *_: Any) -> None:
+        if self._skipped:
+            return
         if self._merely_follows(optimizer):
             self._state.masks.apply()
             return
@@ -231,3 +238,24 @@ class Steps:
 
 def _ids(optimizer: Optimizer) -> frozenset[int]:
     return frozenset(id(parameter) for group in optimizer.param_groups for parameter in group["params"])
+
+
+def _will_skip(optimizer: Optimizer) -> bool:
+    """Whether a gradient scaler has found gradients that are not finite, and left it to a fused optimizer to make no update of them.
+
+    Other optimizers are not even called then, after a look at the same number on the host.
+    """
+    found = getattr(optimizer, "found_inf", None)
+    return found is not None and bool(found)
+
+
+def _unscale(optimizer: Optimizer) -> None:
+    """Divide gradients by the scale that a gradient scaler left to a fused optimizer: who reads them, or adds penalties, wants them as they are."""
+    scale = getattr(optimizer, "grad_scale", None)
+    if scale is None:
+        return
+    for group in optimizer.param_groups:
+        for parameter in group["params"]:
+            if parameter.grad is not None:
+                parameter.grad.div_(scale.to(parameter.grad.device))
+    setattr(optimizer, "grad_scale", None)  # noqa: B010  # as after scaler.unscale_(optimizer)

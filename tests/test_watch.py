@@ -6,6 +6,7 @@ import copy
 import gc
 import pickle
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -52,6 +53,32 @@ class Net(nn.Module):
 
 
 CONVS = ("normed.weight", "added.weight", "bare.weight")
+
+
+@pytest.mark.parametrize(
+    ("layer", "name", "unit", "gated"),
+    [
+        (nn.Conv2d(4, 4, 3), "0.weight", FILTERS, True),
+        (nn.Conv2d(4, 4, 3), "0.bias", ELEMENT, False),  # of which the norm takes the mean away
+        (nn.ConvTranspose2d(4, 4, 3), "0.weight", FILTERS, False),  # the norm reads its second axis
+    ],
+)
+def test_a_norm_gates_the_filters_that_it_reads_and_nothing_else_of_as_many_entries(
+    layer: nn.Module, name: str, unit: Tile, gated: bool
+) -> None:
+    model = nn.Sequential(layer, norm := nn.BatchNorm2d(4))
+    nn.init.uniform_(norm.weight, 1.0, 2.0)
+    watch = watching(model, replace(PRODUCTS, gated=True), names=(name,), unit=unit)
+    watch.open()
+    (model(torch.randn(3, 4, 5, 5)) * torch.randn(4)[:, None, None]).relu().sum().backward()
+    watch.step()
+    watch.close()
+    stats, own = watch.stats(name), model.get_parameter(name)
+    assert stats is not None
+    assert own.grad is not None
+    assert norm.weight.grad is not None
+    expected = norm.weight * norm.weight.grad if gated else unit.fold(own * own.grad).sum(1)
+    torch.testing.assert_close(unit.fold(stats["products"])[:, 0], expected.detach())
 
 
 @pytest.mark.parametrize("unit", [ELEMENT, FILTERS, Tile((2, 2), pad=True)])

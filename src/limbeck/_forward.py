@@ -81,6 +81,13 @@ class Forward:
         self._follows = follows or bool(self._outward)
         self.owners = list(owners(model, parameters))
         self.convolved = {name for module, places in self.owners if isinstance(module, CONVOLUTIONS) for name, _ in places}
+        self.filters = {  # weights whose first axis is what comes out; that of a transposed convolution is what goes in
+            name
+            for module, places in self.owners
+            if isinstance(module, (nn.Linear, *CONVOLUTIONS))
+            for name, attribute in places
+            if attribute == "weight"
+        }
         self.norms = {canonical(name): module for name, module in model.named_modules() if isinstance(module, _BatchNorm)}
         self.means: dict[str, dict[str, Mean]] = {}
         self.behind: dict[str, str] = {}  # which batch norm reads what a parameter's module gives; "" for none

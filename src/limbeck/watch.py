@@ -140,7 +140,7 @@ class Watch:
     def _gate(self, name: str, unit: Tile) -> tuple[Tensor, Tensor] | None:
         """The scale by which a batch norm multiplies each filter, and its gradient, ``[filters, 1]``; None where units are no filters that one reads."""
         shape, norm = self._parameters[name].shape, self._forward.norm_behind(name)
-        scale = None if norm is None else norm.weight
+        scale = None if norm is None or name not in self._forward.filters else norm.weight
         if scale is None or scale.grad is None or unit.grid(shape) != (len(scale), *[1] * len(shape[1:])):
             return None
         return scale.detach()[:, None], scale.grad[:, None]

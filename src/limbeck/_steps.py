@@ -126,6 +126,7 @@ class Steps:
         if not self._masked:
             self._state.masks.apply()
         self._policies.run("on_minibatch_end", self._state, by_step=stepped)
+        self._policies.watch("watch_minibatch_end", self._state, by_step=stepped)
         if stepped:
             self._count()
 

@@ -14,8 +14,8 @@
     on_epoch_end                   learning rates by epoch
 
 Those run when the window fires. An action that must look on at other times has ``watch_epoch``, ``watch_minibatch``, ``watch_step`` (between
-the backward pass and ``optimizer.step()``) and ``watch_epoch_end``: they are called each time, whatever the window says, with
-``(state, window)``, after the hooks that fire there.
+the backward pass and ``optimizer.step()``), ``watch_minibatch_end`` and ``watch_epoch_end``: they are called each time, whatever the window
+says, with ``(state, window)``, after the hooks that fire there.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ HOOKS = (
 """What a training loop calls; an action may have a hook of each name."""
 
 AFTER_STEP = "after_step"
-WATCHES = ("watch_epoch", "watch_minibatch", "watch_step", "watch_epoch_end")
+WATCHES = ("watch_epoch", "watch_minibatch", "watch_step", "watch_minibatch_end", "watch_epoch_end")
 
 
 @dataclass
@@ -127,10 +127,11 @@ class Policies:
                 returned.extend(given.items())
         return returned
 
-    def watch(self, event: str, state: State) -> None:
-        """Call every action that looks on, whatever its window says."""
+    def watch(self, event: str, state: State, by_step: bool = True) -> None:
+        """Call every action that looks on by epoch or ``by_step``, whatever its window says."""
         for window, call in self._watchers[event]:
-            call(state, window)
+            if by_step or window.unit != "step":
+                call(state, window)
 
 
 def as_policies(schedule: object) -> list[tuple[Window, Action]]:

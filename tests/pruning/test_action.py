@@ -16,6 +16,7 @@ from torch.optim import LBFGS, SGD, Adam, Optimizer
 from limbeck.errors import CheckpointError, MaskError, ScheduleError
 from limbeck.pruning import Prune, Pruner, level_pruner
 from limbeck.pruning.criteria import Units
+from limbeck.pruning.structures import l1_ranked_structure_pruner, structure_pruner
 from limbeck.ramps import Ramp
 from limbeck.scheduler import Scheduler
 from limbeck.schedules import Window
@@ -270,6 +271,19 @@ def test_discarded_masks_last_from_a_firing_to_the_end_of_the_minibatch() -> Non
     assert zeros(model.first.weight) == 0
 
 
+def test_discarded_masks_of_a_firing_that_was_put_off_last_to_the_end_of_its_minibatch() -> None:
+    model = net()
+    optimizer = sgd(model)
+    scheduler = Scheduler(
+        model, half(Window(0, 8, 3, "step"), **SOFT, discard_masks_at_minibatch_end=True, skip_first_minibatch=True), optimizer
+    )
+    masked: list[bool] = []
+    held: list[bool] = []
+    train(scheduler, model, optimizer, 2, lambda: masked.append(len(scheduler.masks) > 0), lambda: held.append(len(scheduler.masks) > 0))
+    assert masked[::2] == [step in {1, 3, 6} for step in range(8)]
+    assert not any(held)
+
+
 def test_discarding_touches_no_mask_of_another_policy() -> None:
     """In the ancestor it drops them all."""
     model = net()
@@ -389,6 +403,18 @@ def test_masks_renewed_every_so_many_minibatches_of_an_epoch_that_fires() -> Non
 def test_the_first_minibatch_is_skipped_once() -> None:
     assert renewals(Window(1, 3), skip_first_minibatch=True) == [(1, 1, 0.0), (2, 0, 0.5)]
     assert renewals(Window(5, 9, 2, "step"), skip_first_minibatch=True) == [(1, 2, 0.0), (1, 3, 0.5)]
+
+
+@pytest.mark.parametrize(
+    "pruner",
+    [
+        structure_pruner({"first.weight": (0.1, "Rows")}),
+        l1_ranked_structure_pruner("Rows", 0.5, ["last.weight", "first.weight"], group_dependency="Leader"),
+    ],
+)
+def test_levels_are_refused_where_targets_say_more_than_an_amount(pruner: Pruner) -> None:
+    with pytest.raises(ScheduleError, match="leave levels out"):
+        Prune(pruner, levels={"first.weight": 0.5})
 
 
 def test_levels_take_the_place_of_the_pruner_s() -> None:

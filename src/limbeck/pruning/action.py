@@ -14,7 +14,7 @@ from limbeck.fields import Levels, Whole
 from limbeck.masks import Life
 from limbeck.names import resolve
 from limbeck.pruning.criteria import BATCH_NORM
-from limbeck.pruning.pruner import Pruner, Site
+from limbeck.pruning.pruner import Cut, Pruner, Site
 from limbeck.schedules import Clock, Moment, Window
 from limbeck.watch import FollowingNorm, Watch
 
@@ -35,7 +35,7 @@ class Options:
 class Prune(Action):
     """Renews the masks of a pruner's targets at the begin of an epoch, or of a step, and applies them at once.
 
-    ``levels`` takes the place of the pruner's targets. What becomes of the weights that fall:
+    ``levels`` takes the place of the pruner's targets, which a group or a leader of their own forbids. What becomes of the weights that fall:
 
     - by default they are gone, and no step brings them back;
     - ``use_double_copies``: the forward pass sees masked weights, the optimizer changes a dense copy of them, and that is what the next mask is
@@ -78,6 +78,10 @@ class Prune(Action):
     ) -> None:
         if keep_mask and discard_masks_at_minibatch_end:
             raise ScheduleError("keep_mask and discard_masks_at_minibatch_end exclude each other: leave one of them out")
+        if levels is not None and any(isinstance(target, Cut) for target in pruner.targets.values()):
+            raise ScheduleError(
+                "levels would take the place of targets that say what falls as one, or which of them leads; leave levels out"
+            )
         life: Life = "soft" if use_double_copies else "forward" if mask_on_forward_only else "hard"
         self.pruner = pruner if levels is None else replace(pruner, targets=dict(levels))
         self._fold = fold_batchnorm
@@ -134,11 +138,6 @@ class Prune(Action):
         if moment.unit == "step" and self._options.after_step:
             self._fire(state, moment)
 
-    def on_minibatch_end(self, state: State, moment: Moment) -> None:
-        """Drop the masks that last no longer than this."""
-        if self._options.discard:
-            state.masks.drop(self._own(state))
-
     # --- what looks on -----------------------------------------------------------------------------------------------------------
 
     def watch_minibatch(self, state: State, window: Window) -> None:
@@ -164,6 +163,11 @@ class Prune(Action):
             self._watch.close()
         if self._options.mask_gradients and _covers(window, state.clock):
             state.masks.zero_gradients(self._own(state))
+
+    def watch_minibatch_end(self, state: State, window: Window) -> None:
+        """Drop the masks that last no longer than this, also of a firing that was put off to a minibatch at which the window does not fire."""
+        if self._options.discard and (own := self._own(state)):
+            state.masks.drop(own)
 
     def watch_epoch_end(self, state: State, window: Window) -> None:
         """Make up for a firing that was put off, or raise ``MaskError``; let dense values go after the last firing by epoch."""

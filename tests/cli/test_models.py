@@ -26,6 +26,12 @@ def test_the_language_model_costs_no_memory(arguments: list[str], weights: int) 
     assert all(parameter.is_meta for parameter in parameters)
 
 
+def test_an_image_model_goes_by_its_short_name() -> None:
+    model = resolve_model("images:resnet50")
+    assert sum(weight.numel() for weight in model.parameters() if weight.dim() > 1) == 25_502_912  # document 003's "Parameters" of the dense model
+    assert next(model.parameters()).is_meta
+
+
 def test_a_function_of_the_users_is_called_with_the_arguments(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "my_models.py").write_text("from torch import nn\n\n\ndef net(width: int) -> nn.Module:\n    return nn.Linear(width, 1)\n")
     monkeypatch.chdir(tmp_path)
@@ -39,7 +45,8 @@ def test_a_function_of_the_users_is_called_with_the_arguments(tmp_path: Path, mo
     ("spec", "arguments", "message"),
     [
         ("lm:LSTMM", [], "no model is named 'lm:LSTMM'; did you mean 'lm:LSTM'?"),
-        ("resnet", [], "no model is named 'resnet'; give one of lm:LSTM, lm:GRU, lm:RNN_TANH, lm:RNN_RELU, or package.module:function"),
+        ("images:resnet20_cifr", [], "no model is named 'images:resnet20_cifr'; did you mean 'images:resnet20_cifar'?"),
+        ("resnet", [], "no model is named 'resnet'; give one of lm:LSTM, lm:GRU, lm:RNN_TANH, lm:RNN_RELU, an image model as in images:resnet50, or package.module:function"),
         ("lm:LSTM", ["emsize"], "--model-arg takes name=value, not 'emsize'"),
         ("lm:LSTM", ["emsiz=3"], "--model-arg: lm:LSTM has no 'emsiz'; did you mean 'emsize'?"),
         ("lm:LSTM", ["emsize=wide"], "--model-arg emsize: 'wide' should be a valid integer, unable to parse string as an integer"),

@@ -11,6 +11,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
+from limbeck.apps.images.models import MODELS
 from limbeck.apps.lm.model import CELLS, RNNModel
 from limbeck.config.load import scalar
 from limbeck.config.signature import signature
@@ -24,7 +25,10 @@ def language_model(
     return RNNModel(cell, vocabulary, emsize, nhid, nlayers, dropout, tied)
 
 
-APPLICATIONS: dict[str, Callable[..., nn.Module]] = {f"lm:{cell}": functools.partial(language_model, cell) for cell in CELLS}
+APPLICATIONS: dict[str, Callable[..., nn.Module]] = {
+    **{f"lm:{cell}": functools.partial(language_model, cell) for cell in CELLS},
+    **{f"images:{name}": builder for name, builder in MODELS.items()},
+}
 """Models that live in Limbeck, by SPEC."""
 
 
@@ -81,7 +85,10 @@ def _imported(spec: str) -> Callable[..., nn.Module]:
     """The function that ``package.module:function`` names."""
     module, colon, function = spec.partition(":")
     if not colon or module in {name.partition(":")[0] for name in APPLICATIONS}:
-        remedy = did_you_mean(spec, APPLICATIONS) or f"; give one of {', '.join(APPLICATIONS)}, or package.module:function"
+        own = [name for name in APPLICATIONS if name.startswith(f"{module}:")] if colon else []
+        known = ", ".join(own or [name for name in APPLICATIONS if name.startswith("lm:")])
+        kinds = known if own else f"{known}, an image model as in images:resnet50"
+        remedy = did_you_mean(spec, APPLICATIONS) or f"; give one of {kinds}, or package.module:function"
         raise LimbeckError(f"no model is named '{spec}'{remedy}")
     search_current_folder()
     try:

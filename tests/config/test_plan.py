@@ -166,6 +166,23 @@ def test_a_policy_that_outlasts_the_run_is_a_warning() -> None:
     assert by_step.warnings == ("line 3, policies[0]: fires 1 time from step 40 on, which a run of 40 steps never reaches",)
 
 
+@pytest.mark.parametrize(
+    ("window", "late"),
+    [
+        ("starting_step: 0, ending_step: 100000000000", "fires 99999999960 times from step 40 on"),
+        ("starting_step: 3, ending_step: 52, frequency: 8", "fires 2 times from step 43 on"),
+        ("starting_step: 45, ending_step: 60, frequency: 5", "fires 3 times from step 45 on"),
+        ("steps: [3, 39, 40, 99]", "fires 2 times from step 40 on"),
+    ],
+)
+def test_firings_that_the_run_never_reaches_are_counted_without_being_walked(window: str, late: str) -> None:
+    regularizer = "{class: L1Regularizer, reg_regims: {weight: 0.1}, threshold_criteria: Max}"
+    text = f"regularizers: {{r: {regularizer}}}\npolicies: [{{regularizer: {{instance_name: r, args: {{keep_mask: true}}}}, {window}}}]\n"
+    made = plan(text, nn.Linear(10, 10), epochs=4, steps_per_epoch=10)
+    assert made.warnings == (f"line 2, policies[0]: {late}, which a run of 40 steps never reaches",)
+    assert not row(made, "weight").timeline
+
+
 def test_units_and_pools_are_counted(monkeypatch: pytest.MonkeyPatch) -> None:
     def planned(pruner: Pruner, shape: tuple[int, ...]) -> int | None:
         section = replace(SECTIONS[0], classes={"Test": lambda: pruner})

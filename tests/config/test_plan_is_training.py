@@ -221,6 +221,19 @@ def test_a_level_that_is_drawn_anew_within_the_epoch_is_not_guessed() -> None:
     assert drawn.nonzeros is None
 
 
+@pytest.mark.parametrize("seed", range(8))
+def test_a_level_that_is_drawn_anew_is_not_guessed_where_two_draws_drop_equally_many(seed: int) -> None:
+    pruner = {
+        "class": "RandomLevelStructureParameterPruner",
+        "group_type": "Filters",
+        "sparsity_range": [0.1, 0.4],
+        "weights": ["3.weight"],
+        "group_size": 4,
+        "seed": seed,
+    }
+    assert plan(tree(pruner, {"epochs": [1]}, mini_batch_pruning_frequency=2), model()).nonzeros is None
+
+
 GLOBAL = {"class": "Pruner", "weights": ALL, "sparsity": 0.5, "scope": "global"}
 
 

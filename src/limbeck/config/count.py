@@ -64,6 +64,10 @@ class Counter:
         amounts = self.pruner.amounts(self._shapes, moment)
         return Dropped({name: cut.elements(self._units(cut, amounts[name])) for name, cut in self._cuts.items()})
 
+    def draws_anew(self, moment: Moment) -> bool:
+        """Whether the amounts are of chance, which is drawn anew for each minibatch in which masks are renewed."""
+        return self.pruner.amounts(self._shapes, moment) != self.pruner.amounts(self._shapes, replace(moment, minibatch=1))
+
     def _units(self, cut: _Cut, amount: float) -> int:
         """How many units fall; what lies outside of the tensor falls first."""
         assert self._count is not None

@@ -99,11 +99,16 @@ class _Run:
         """What to say of a window that fires after the run's end, or an empty string."""
         length = self.end(window.unit)
         end = None if length is None else length + after_step
-        beyond = [] if end is None or window.end is None else [moment for moment in window.firings() if moment.now >= end]
-        if not beyond:
+        if end is None or window.last is None or window.last < end:
             return ""
-        times = f"{len(beyond)} time{'s' if len(beyond) > 1 else ''}"
-        return f"fires {times} from {window.unit} {beyond[0].now} on, which a run of {length} {window.unit}s never reaches"
+        if window.only:
+            beyond = [time for time in window.only if time >= end]
+            first, number = beyond[0], len(beyond)
+        else:
+            first = window.begin + max(0, -(-(end - window.begin) // window.every)) * window.every
+            number = (window.last - first) // window.every + 1
+        times = f"{number} time{'s' if number > 1 else ''}"
+        return f"fires {times} from {window.unit} {first} on, which a run of {length} {window.unit}s never reaches"
 
 
 def _meeting(rates: Sequence[Policy], run: _Run) -> Iterator[tuple[Policy, str]]:
@@ -154,8 +159,8 @@ class _Events:
         together: list[Firing] = []
         for moment in self._run.moments(policy.window, _after_step(policy)):
             dropped = counter.dropped(moment)
-            if policy.arguments.get("mini_batch_pruning_frequency") and counter.dropped(replace(moment, minibatch=1)) != dropped:
-                dropped = Dropped(dict.fromkeys(targets))  # drawn anew within the epoch
+            if policy.arguments.get("mini_batch_pruning_frequency") and counter.draws_anew(moment):
+                dropped = Dropped(dict.fromkeys(targets))
             for name, count in dropped.each.items():
                 self._note(name, _firing(moment.unit, moment.now, math.prod(shapes[name]), count), policy, lasting)
             numel = sum(math.prod(shape) for shape in shapes.values())
@@ -165,10 +170,10 @@ class _Events:
 
     def cut(self, policy: Policy, action: Regularize) -> None:
         """The mask that a regularizer leaves when its window's last firing ends."""
-        moments = list(self._run.moments(policy.window))
-        if moments and moments[-1].now == policy.window.last:
+        last, end = policy.window.last, self._run.end(policy.window.unit)
+        if last is not None and (end is None or last < end):
             for name in resolve(action.regularizer.targets, self._parameters):
-                self._note(name, Firing(policy.window.unit, moments[-1].now, None, None), policy, at_end=True)
+                self._note(name, Firing(policy.window.unit, last, None, None), policy, at_end=True)
 
     def _note(self, name: str, firing: Firing, policy: Policy, lasting: bool = True, at_end: bool = False) -> None:
         place = self._run.place(firing.unit, firing.time)

@@ -12,7 +12,7 @@ from torch import nn
 
 from limbeck.errors import CheckpointError, MaskError
 from limbeck.masks import Life, Masks
-from limbeck.names import named_parameters
+from limbeck.names import Named, named_parameters
 
 
 def made(model: nn.Module) -> Masks:
@@ -163,6 +163,21 @@ def test_a_soft_mask_may_scale_what_it_keeps() -> None:
         masks.apply()  # once more changes nothing
         assert model.weight.tolist() == [[2 * dense[0], 0.0]]
         step(model, masks)
+
+
+@pytest.mark.parametrize("life", get_args(Life))
+def test_what_is_kept_follows_a_parameter_that_is_moved(life: Life) -> None:
+    """``model.to(device)`` keeps the parameter and gives it other data, which on a CPU alone cannot be had: another parameter stands for it."""
+    parameters = named_parameters(nn.Linear(2, 1, bias=False))
+    masks = Masks(parameters)
+    masks.put("weight", torch.tensor([[True, False]]), life)
+    masks.apply()
+    parameters["weight"] = Named("weight", nn.Parameter(torch.zeros(1, 2, device="meta")))
+    masks.follow()
+    assert masks["weight"].is_meta
+    assert all(aside["values"].is_meta for aside in masks.aside_state_dict().values())
+    masks.open()
+    masks.apply()
 
 
 def test_a_hardened_mask_has_nothing_aside() -> None:

@@ -16,6 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
+from limbeck._forward import owners
 from limbeck.errors import CheckpointError
 from limbeck.names import named_parameters
 from limbeck.pruning.criteria import BATCH_NORM
@@ -79,6 +80,23 @@ def test_a_norm_gates_the_filters_that_it_reads_and_nothing_else_of_as_many_entr
     assert norm.weight.grad is not None
     expected = norm.weight * norm.weight.grad if gated else unit.fold(own * own.grad).sum(1)
     torch.testing.assert_close(unit.fold(stats["products"])[:, 0], expected.detach())
+
+
+def test_what_was_seen_follows_a_model_that_is_moved() -> None:
+    """The meta device stands for a GPU; there the parameter would stay the same, with other data."""
+    net = Net()
+    watch = watching(net, SIZES, OUTPUT, names=("bare.weight",))
+    for device in ("cpu", "meta"):
+        net.to(device)
+        watch._parameters["bare.weight"] = net.bare.weight
+        watch._forward.owners[:] = owners(net, watch._parameters)
+        watch.open()
+        net(torch.ones(1, 2, 4, 4, device=device)).sum().backward()
+        watch.step()
+        watch.close()
+    stats = watch.stats("bare.weight")
+    assert stats is not None
+    assert all(value.is_meta for value in stats.values())
 
 
 @pytest.mark.parametrize("unit", [ELEMENT, FILTERS, Tile((2, 2), pad=True)])

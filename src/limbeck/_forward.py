@@ -60,6 +60,7 @@ class Mean:
 
     def add(self, value: Tensor, count: int) -> None:
         self.count += count
+        self.value = self.value.to(value.device)  # the model may have been moved
         self.value.lerp_(value.to(torch.float32), count / self.count)
 
     def over_all_processes(self) -> Tensor:

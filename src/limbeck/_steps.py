@@ -71,6 +71,7 @@ class Steps:
     def begin_epoch(self) -> None:
         """What fires in this epoch begins."""
         self._penalties_due = self._penalties_asked = False
+        self._state.masks.follow()
         self._policies.run("on_epoch_begin", self._state)
         self._policies.watch("watch_epoch", self._state)
 
@@ -91,6 +92,7 @@ class Steps:
     def begin(self) -> None:
         """A minibatch begins; of several in one step the first begins the step."""
         self.count_left()
+        self._state.masks.follow()
         self._state.masks.close()
         self._masked = self._prepared = self.stepped = False
         first, self.begun = not self.begun, True

@@ -117,7 +117,7 @@ class Masks:
         """Zero what is not kept, in place: of the named parameters, or of all that have a mask. Dense values are put aside before."""
         opened = [name for name, aside in self._aside.items() if aside.opened] if self._aside else []
         if names is not None:
-            names = tuple(names)
+            names = dict.fromkeys(names)
             opened = [name for name in opened if name in names]
         for name in opened:
             self._aside[name].values.copy_(self._parameters[name].parameter.detach())
@@ -142,6 +142,16 @@ class Masks:
         """Apply the masks that were opened and not applied since."""
         if opened := [name for name, aside in self._aside.items() if aside.opened]:
             self.apply(opened)
+
+    def follow(self) -> None:
+        """Move what is kept to where the parameters are now: ``model.to(...)`` knows nothing of it."""
+        for name, keep in self._masks.items():
+            device = self._parameters[name].parameter.device
+            if keep.device != device:
+                self._masks[name] = keep.to(device)
+                self._application = None
+                if aside := self._aside.get(name):
+                    aside.values = aside.values.to(device)
 
     def zero_gradients(self, names: Iterable[str]) -> None:
         """Zero the gradients of what these parameters' masks drop."""
@@ -222,6 +232,7 @@ class Masks:
 
     def _apply_all(self) -> None:
         if self._application is None or not self._application.stands():
+            self.follow()
             self._application = Application((self._parameters[name].parameter, keep) for name, keep in self._masks.items())
         self._application()
 

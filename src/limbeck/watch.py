@@ -81,8 +81,8 @@ class Watch:
             weight, grad = unit.fold(parameter.detach()), unit.fold(_dense(grad))
             for need in self._gradients:
                 totals = self._totals.setdefault(need.key, {})
-                if name not in totals:
-                    totals[name] = torch.zeros(len(weight), device=weight.device)
+                before = totals.get(name)  # which stayed where it was, if the model has been moved
+                totals[name] = torch.zeros(len(weight), device=weight.device) if before is None else before.to(weight.device)
                 gate = self._gate(name, unit) if need.gated else None
                 need.accumulate(totals[name], *(gate or (weight, grad)))
 

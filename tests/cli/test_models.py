@@ -28,7 +28,9 @@ def test_the_language_model_costs_no_memory(arguments: list[str], weights: int) 
 
 def test_an_image_model_goes_by_its_short_name() -> None:
     model = resolve_model("images:resnet50")
-    assert sum(weight.numel() for weight in model.parameters() if weight.dim() > 1) == 25_502_912  # document 003's "Parameters" of the dense model
+    assert (
+        sum(weight.numel() for weight in model.parameters() if weight.dim() > 1) == 25_502_912
+    )  # document 003's "Parameters" of the dense model
     assert next(model.parameters()).is_meta
 
 
@@ -46,7 +48,12 @@ def test_a_function_of_the_users_is_called_with_the_arguments(tmp_path: Path, mo
     [
         ("lm:LSTMM", [], "no model is named 'lm:LSTMM'; did you mean 'lm:LSTM'?"),
         ("images:resnet20_cifr", [], "no model is named 'images:resnet20_cifr'; did you mean 'images:resnet20_cifar'?"),
-        ("resnet", [], "no model is named 'resnet'; give one of lm:LSTM, lm:GRU, lm:RNN_TANH, lm:RNN_RELU, an image model as in images:resnet50, or package.module:function"),
+        (
+            "resnet",
+            [],
+            "no model is named 'resnet'; give one of lm:LSTM, lm:GRU, lm:RNN_TANH, lm:RNN_RELU, "
+            "an image model as in images:resnet50, or package.module:function",
+        ),
         ("lm:LSTM", ["emsize"], "--model-arg takes name=value, not 'emsize'"),
         ("lm:LSTM", ["emsiz=3"], "--model-arg: lm:LSTM has no 'emsiz'; did you mean 'emsize'?"),
         ("lm:LSTM", ["emsize=wide"], "--model-arg emsize: 'wide' should be a valid integer, unable to parse string as an integer"),

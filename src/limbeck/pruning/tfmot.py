@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from limbeck.errors import ScheduleError, did_you_mean
-from limbeck.names import MATRICES
+from limbeck.names import MATRICES, matches
 from limbeck.pruning.translated import AT_ONCE, CLASS_OF, CONSTANT, FOR_EVER, POLYNOMIAL, Span, Step, check_power, check_sparsity, renewals
 
 CONFIGS = {
@@ -37,11 +37,11 @@ class TFMOT:
     >>> [(step.window.begin, step.window.end, step.arguments["begin_step"]) for step in TFMOT(ramp).steps()]
     [(99, 400, -1)]
 
-    Raises ``ScheduleError`` for what TFMOT refuses, and for steps at which nothing would ever be pruned.
+    Raises ``ScheduleError`` for what TFMOT refuses, and for steps at which nothing would ever be pruned; ``TargetError`` for a ``re:REGEX`` that is none.
     """
 
     pruning_schedule: Mapping[str, Any]
-    weights: Sequence[str] = (f"{MATRICES}*",)
+    weights: str | Sequence[str] = (f"{MATRICES}*",)
     block_size: tuple[int, int] = (1, 1)
     block_pooling_type: str = "AVG"
     sparsity_m_by_n: tuple[int, int] | None = None
@@ -49,7 +49,7 @@ class TFMOT:
     def __post_init__(self) -> None:
         given = _spelled("the schedule", self.pruning_schedule, ("class_name", "config"))
         name = given.get("class_name")
-        if name not in CONFIGS:
+        if not isinstance(name, str) or name not in CONFIGS:
             remedy = did_you_mean(str(name), CONFIGS) or f"; give one of {', '.join(CONFIGS)}"
             raise ScheduleError(f"no schedule of TFMOT is named '{name}'{remedy}")
         for key in NEEDED[name]:
@@ -58,6 +58,7 @@ class TFMOT:
             if key.endswith("_sparsity"):
                 check_sparsity(key, self.config[key])
         check_power("power", self.config.get("power", 1))
+        _check_targets(self._targets)
         if self.block_pooling_type not in ("AVG", "MAX"):
             raise ScheduleError(f"no block_pooling_type is named '{self.block_pooling_type}'; give AVG or MAX")
         if len(self.block_size) != 2 or min(self.block_size) < 1:
@@ -88,9 +89,13 @@ class TFMOT:
         """When masks are renewed."""
         return Span(self.config["begin_step"], self.config["end_step"], self.config["frequency"])
 
+    @property
+    def _targets(self) -> list[str]:
+        return [self.weights] if isinstance(self.weights, str) else list(self.weights)
+
     def steps(self) -> list[Step]:
         """The policies."""
-        weights = list(self.weights)
+        weights = self._targets
         if self.sparsity_m_by_n is not None:
             zeros, size = self.sparsity_m_by_n
             return [Step("Pruner", {"n_of_m": f"{size - zeros}:{size}", "weights": weights}, AT_ONCE)]
@@ -106,6 +111,14 @@ class TFMOT:
             rows, columns = self.block_size
             arguments |= {"block_size": [columns, rows], "block_pooling_type": self.block_pooling_type}
         return renewals(CLASS_OF[name], {**arguments, "weights": weights}, span, ahead=1)
+
+
+def _check_targets(targets: Sequence[str]) -> None:
+    """Raise ``ScheduleError`` where there are none, and ``TargetError`` for one that is not well formed."""
+    if not targets:
+        raise ScheduleError("weights names no parameter, so nothing would ever be pruned; name one, or leave weights out")
+    for target in targets:
+        matches(target, "")
 
 
 def _spelled(what: str, given: object, known: Sequence[str]) -> Mapping[str, Any]:

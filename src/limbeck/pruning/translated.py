@@ -15,6 +15,8 @@ epoch, dropped weights compete there with their last change, which TFMOT has jus
 
 from __future__ import annotations
 
+import math
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -133,12 +135,17 @@ class NeurST:
     prune_vectors: bool = False
 
     def __post_init__(self) -> None:
-        if self.pruning_schedule not in SCHEDULES:
-            remedy = did_you_mean(self.pruning_schedule, SCHEDULES) or f"; give one of {', '.join(SCHEDULES)}"
+        if not isinstance(self.pruning_schedule, str) or self.pruning_schedule not in SCHEDULES:
+            remedy = did_you_mean(str(self.pruning_schedule), SCHEDULES) or f"; give one of {', '.join(SCHEDULES)}"
             raise ScheduleError(f"no pruning_schedule is named '{self.pruning_schedule}'{remedy}")
         check_sparsity("target_sparsity", self.target_sparsity)
         check_sparsity("initial_sparsity", self.initial_sparsity)
         check_power("polynomial_power", self.polynomial_power)
+        for name in ("pruning_variable_pattern", "nopruning_variable_pattern"):
+            _check_pattern(name, getattr(self, name))
+        for name in ("keep_prune_property", "prune_vectors"):
+            if not isinstance(value := getattr(self, name), bool):
+                raise ScheduleError(f"{name} {value!r} must be true or false")
         if self.target_sparsity:
             self.span.check(self.polynomial)
 
@@ -190,7 +197,17 @@ def check_sparsity(name: str, value: object) -> None:
         raise ScheduleError(f"{name} {value!r} must be a fraction of zeros: 0 or more, and below 1")
 
 
+def _check_pattern(name: str, pattern: object) -> None:
+    """Raise ``ScheduleError`` for what is no regular expression; None is no pattern."""
+    if pattern is not None and not isinstance(pattern, str):
+        raise ScheduleError(f"{name} {pattern!r} must be a text, a regular expression; in a file put it in quotes")
+    try:
+        re.compile(pattern or "")
+    except re.error as error:
+        raise ScheduleError(f"{name} '{pattern}' is not a regular expression: {error}") from error
+
+
 def check_power(name: str, value: object) -> None:
     """Raise ``ScheduleError`` for a power that makes no ramp."""
-    if isinstance(value, bool) or not isinstance(value, int | float) or not value > 0:
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < math.inf:
         raise ScheduleError(f"{name} {value!r} must be a number above 0; 1 is a straight line, 3 is usual")

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from limbeck.pruning import Pruner, Site
 from limbeck.pruning.allotments import erdos_renyi_kernel
 from limbeck.pruning.observed import rigl_pruner
+from limbeck.pruning.selectors import Lowest
 from limbeck.schedules import Moment
 
 Shapes = st.lists(st.lists(st.integers(1, 40), max_size=4), min_size=1, max_size=6)
@@ -54,3 +55,10 @@ def test_a_pruner_drops_what_it_is_allotted() -> None:
     for made in (pruner, rigl):
         masks = made.masks(sites, Moment())
         assert {name: int((~mask).count_nonzero()) for name, mask in masks.items()} == {"conv": 55, "fc": 94}  # 55.3 and 94.7
+
+
+@pytest.mark.parametrize(("size", "dropped"), [(10, 1), (3, 1), (100, 29), (30, 6), (7, 0), (7, 7)])
+def test_a_whole_number_that_is_meant_falls_whole(size: int, dropped: int) -> None:
+    """In floating point 1 - (1 - 0.1) of ten is less than one."""
+    amounts = erdos_renyi_kernel({"one": (size, 2), "two": (size, 2)}, dict.fromkeys(("one", "two"), dropped / size))
+    assert [Lowest().dropped(amount, 2 * size) for amount in amounts.values()] == [2 * dropped, 2 * dropped]

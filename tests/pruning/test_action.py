@@ -16,6 +16,7 @@ from torch.optim import LBFGS, SGD, Adam, Optimizer
 from limbeck.errors import CheckpointError, MaskError, ScheduleError
 from limbeck.pruning import Prune, Pruner, level_pruner
 from limbeck.pruning.criteria import Units
+from limbeck.pruning.methods import baidu_rnn_pruner, magnitude_pruner, sensitivity_pruner, splicing_pruner
 from limbeck.pruning.structures import l1_ranked_structure_pruner, structure_pruner
 from limbeck.ramps import Ramp
 from limbeck.scheduler import Scheduler
@@ -414,6 +415,20 @@ def test_the_first_minibatch_is_skipped_once() -> None:
 )
 def test_levels_are_refused_where_targets_say_more_than_an_amount(pruner: Pruner) -> None:
     with pytest.raises(ScheduleError, match="leave levels out"):
+        Prune(pruner, levels={"first.weight": 0.5})
+
+
+@pytest.mark.parametrize(
+    "pruner",
+    [
+        magnitude_pruner({"first.weight": 0.1}),
+        sensitivity_pruner({"first.weight": 0.1}),
+        splicing_pruner({"first.weight": 0.1}, 0.9, 1.1),
+        baidu_rnn_pruner(0.1, 0, 2, ["first.weight"]),
+    ],
+)
+def test_levels_are_refused_where_an_amount_is_a_threshold(pruner: Pruner) -> None:
+    with pytest.raises(ScheduleError, match="goes by thresholds, which they would not be: leave levels out"):
         Prune(pruner, levels={"first.weight": 0.5})
 
 

@@ -13,6 +13,7 @@ from limbeck.events import Action, State
 from limbeck.fields import Levels, Whole
 from limbeck.masks import Life
 from limbeck.names import resolve
+from limbeck.pruning.chance import Survivors
 from limbeck.pruning.criteria import BATCH_NORM
 from limbeck.pruning.pruner import Cut, Pruner, Site
 from limbeck.schedules import Clock, Moment, Window
@@ -81,6 +82,10 @@ class Prune(Action):
         if levels is not None and any(isinstance(target, Cut) for target in pruner.targets.values()):
             raise ScheduleError(
                 "levels would take the place of targets that say what falls as one, or which of them leads; leave levels out"
+            )
+        if levels is not None and not isinstance(pruner.select, Survivors) and not hasattr(pruner.select, "dropped"):
+            raise ScheduleError(
+                "levels are fractions of zeros, and this pruner goes by thresholds, which they would not be: leave levels out"
             )
         life: Life = "soft" if use_double_copies else "forward" if mask_on_forward_only else "hard"
         self.pruner = pruner if levels is None else replace(pruner, targets=dict(levels))

@@ -114,6 +114,15 @@ class Piecewise:
         (begin, start), (end, stop) = self.points[last - 1], self.points[last]
         return start + (stop - start) * (now - begin) / (end - begin)
 
+    def arrives(self, begin: int) -> int:
+        """The epoch or step from which on the last level holds, in a window that begins at ``begin``.
+
+        >>> one_shot(0.8, after=2).arrives(5), Piecewise(((0, 0.2), (4, 0.5), (9, 0.5))).arrives(0)
+        (7, 4)
+        """
+        moving = [index for index, (_, level) in enumerate(self.points) if level != self.points[-1][1]]
+        return begin + self.points[moving[-1] + 1 if moving else 0][0]
+
 
 def one_shot(stop: Sparsity, after: Whole = 0, start: Sparsity = 0.0) -> Piecewise:
     """``start`` at first, and ``stop`` from ``after`` epochs (or steps) past the window's begin on.

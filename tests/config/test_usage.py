@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 from limbeck.config.build import check_file, load_schedule
+from limbeck.config.plan import plan
 from limbeck.errors import MaskError, ScheduleError
 
 ONCE = "policies: [{pruner: {instance_name: p}, epochs: [0]}]"
@@ -168,3 +169,61 @@ def test_a_criterion_that_gives_no_scores(criterion: str, message: str) -> None:
     scheduler = load_schedule(f"{text}\n{ONCE}", model(), allow_plugins=True)
     with pytest.raises(MaskError, match=message):
         scheduler.on_epoch_begin(0)
+
+
+FAULTY = """
+pruners:
+  agp: {class: AutomatedGradualPruner, initial_sparsity: 0, final_sparsity: 80, weights: 2.weight}
+  none: {class: NoSuchPruner}
+regularizers:
+  l1: {class: L1Regularizer, reg_regims: {2.weight: -1}}
+lr_schedulers:
+  plateau: {class: ReduceLROnPlateau, factor: none}
+policies:
+  - {pruner: {instance_name: agp, args: {after_step: true}}, epochs: [0]}
+  - {pruner: {instance_name: agp, args: {mini_batch_pruning_frequency: 9}}, steps: [0]}
+  - {pruner: {instance_name: none, args: {levels: {2.wieght: 0.5}}}, steps: [1]}
+  - {regularizer: {instance_name: l1, args: {keep_mask: true}}, epochs: [0]}
+  - {lr_scheduler: {instance_name: plateau}, steps: [0]}
+"""
+
+
+def test_faults_of_an_instance_hide_none_of_the_policies_that_use_it() -> None:
+    assert [fault.split(":")[0] for fault in faults(FAULTY)] == [
+        "line 3, pruners.agp.final_sparsity",
+        "line 4, pruners.none",
+        "line 6, regularizers.l1.reg_regims['2.weight']",
+        "line 8, lr_schedulers.plateau.factor",
+        "line 10, policies[0]",
+        "line 11, policies[1]",
+        "line 12, policies[2].pruner.args.levels['2.wieght']",
+        "line 14, policies[4]",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("pruner", "window", "arrives", "last"),
+    [
+        ("{class: Pruner, weights: 2.weight, sparsity: {ramp: one_shot, stop: 0.8, after: 100}}", "starting_epoch: 0, ending_epoch: 3", 100, 2),
+        ("{class: Pruner, weights: 2.weight, sparsity: {ramp: one_shot, stop: 0.8, after: 2}}", "starting_epoch: 1, ending_epoch: 4", 3, 3),
+        ("{class: Pruner, weights: 2.weight, sparsity: {ramp: piecewise, points: [[0, 0.1], [9, 0.5]]}}",
+         "starting_epoch: 0, ending_epoch: 10, frequency: 2", 9, 8),
+        ("{class: Pruner, weights: 2.weight, sparsity: {ramp: piecewise, points: [[0, 0.1], [8, 0.5], [99, 0.5]]}}",
+         "starting_epoch: 0, ending_epoch: 10, frequency: 2", 8, 8),
+        ("{class: L1RankedStructureParameterPruner, group_type: Filters, weights: 2.weight, desired_sparsity: {ramp: one_shot, stop: 0.8, after: 9}}",
+         "epochs: [2, 4]", 11, 4),
+        ("{class: PolynomialDecayPruner, target_sparsity: 0.5, weights: 2.weight, end_step: 500}", "starting_step: 0, ending_step: 500", 500, 499),
+        ("{class: PolynomialDecayPruner, target_sparsity: 0.5, weights: 2.weight}", "starting_step: 0, ending_step: 500, frequency: 3", 0, 0),
+    ],
+)  # fmt: skip
+def test_a_ramp_that_never_arrives_is_a_warning(pruner: str, window: str, arrives: int, last: int) -> None:
+    text = f"pruners:\n  p: {pruner}\npolicies:\n  - {{pruner: {{instance_name: p}}, {window}}}"
+    unit = "step" if "step: " in window else "epoch"
+    message = (
+        f"line 4, policies[0]: pruner 'p': its ramp arrives at {unit} {arrives}, after this window's last firing at {unit} {last}; "
+        "let the window be longer, or the ramp shorter"
+    )
+    expected = [message] if arrives > last else []
+    assert [str(warning) for warning in check_file(text, model()).warnings] == expected
+    assert [str(warning) for warning in check_file(text).warnings] == expected
+    assert list(plan(text, model()).warnings) == expected

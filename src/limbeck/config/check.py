@@ -25,7 +25,7 @@ from limbeck.config.load import Document
 from limbeck.config.policies import Policy, check_policies
 from limbeck.config.report import Fault, Path, Report
 from limbeck.config.signature import PLUGIN, Signature, show, signature
-from limbeck.config.usage import faults_of_use, used
+from limbeck.config.usage import faults_of_use, ramps_cut_short, used
 from limbeck.errors import LimbeckError, did_you_mean
 from limbeck.names import Named
 
@@ -109,18 +109,20 @@ def _check_uses(checked: Checked, parameters: Mapping[str, Named] | None) -> Non
     """What policies do with their instances: arguments and amounts that mean nothing in their windows, or to the model."""
     for policy in checked.policies:
         entry = checked.entries[policy.kind, policy.instance]
-        if entry.made is not None:
-            checked.report.faults += faults_of_use(checked.document, policy, entry.section, entry.made, parameters)
+        faults = list(faults_of_use(checked.document, policy, entry.section, entry.made, parameters))
+        checked.report.faults += faults
+        if entry.made is not None and not faults:
+            checked.report.warnings += ramps_cut_short(checked.document, policy, entry.section, entry.made)
 
 
 def _check_meetings(checked: Checked, parameters: Mapping[str, Named] | None) -> None:
     """Windows that do not go with what they drive, and, given a model, with each other."""
     entries = [(policy, checked.entries[policy.kind, policy.instance]) for policy in checked.policies]
-    entries = [(policy, entry) for policy, entry in entries if entry.made is not None]
     for policy, entry in entries:
         fault, warning = rate_in_wrong_unit(checked.document, policy, entry.class_name)
         checked.report.faults += [fault] if fault else []
-        checked.report.warnings += [warning] if warning else []
+        checked.report.warnings += [warning] if warning and entry.made is not None else []
+    entries = [(policy, entry) for policy, entry in entries if entry.made is not None]
     if parameters is not None and checked.report.ok:
         pruners = [(policy, used(policy, entry.section, entry.made)) for policy, entry in entries if policy.kind == "pruner"]
         targets = [(policy, action.pruner.targets) for policy, action in pruners]
@@ -190,7 +192,7 @@ class _Instances:
         self.check_targets(targets, arguments, path)
         self.check_units(made, targets, path)
         if self.parameters is not None and made is not None:
-            self.warn_of_patterns(targets, arguments, path, self.parameters)
+            self.warn_of_patterns(made, targets, arguments, path, self.parameters)
         return Entry(self.section, name, class_name, valid, made)
 
     def builder(self, class_name: str, path: Path) -> Builder | None:
@@ -267,11 +269,13 @@ class _Instances:
         for message in misfits(resolved, {name: tuple(self.parameters[name].parameter.shape) for name in resolved}):
             self.fault(message, path)
 
-    def warn_of_patterns(self, targets: Mapping[str, Any], arguments: object, path: Path, parameters: Mapping[str, Named]) -> None:
+    def warn_of_patterns(
+        self, made: object, targets: Mapping[str, Any], arguments: object, path: Path, parameters: Mapping[str, Named]
+    ) -> None:
         """Patterns that do nothing, and those by which a pruner gets hold of more than is probably meant."""
         winners = winning(targets, parameters)
         doubts = list(idle_patterns(targets, winners, parameters))
-        if self.section.kind == "pruner":
+        if self.section.kind == "pruner" and not getattr(getattr(made, "score", None), "vectors", False):
             doubts += vectors_by_pattern(targets, winners, parameters)
         for target, message in doubts:
             where = place(target, arguments, path) or path

@@ -49,6 +49,8 @@ class Section:
     """Arguments of the builders that the program gives."""
     refused: Mapping[str, str] = field(default_factory=dict)
     """Classes that exist but that no file can describe, and what they need."""
+    blank: object = None
+    """Stands in for an instance that has faults, so that what policies ask of it can be checked; None where they ask nothing."""
 
 
 @dataclass(frozen=True)
@@ -92,8 +94,16 @@ def _learning_rate(rate: DescribedRate) -> Action:
 
 
 SECTIONS: tuple[Section, ...] = (
-    Section("pruners", "pruner", PRUNERS, Prune, instance=Pruner, targets=lambda pruner: pruner.targets),
-    Section("regularizers", "regularizer", REGULARIZERS, Regularize, instance=Regularizer, targets=lambda regularizer: regularizer.targets),
+    Section("pruners", "pruner", PRUNERS, Prune, instance=Pruner, targets=lambda pruner: pruner.targets, blank=Pruner({})),
+    Section(
+        "regularizers",
+        "regularizer",
+        REGULARIZERS,
+        Regularize,
+        instance=Regularizer,
+        targets=lambda regularizer: regularizer.targets,
+        blank=Regularizer("a regularizer", {}, "Max"),
+    ),
     Section("quantizers", "quantizer"),
     Section(
         "lr_schedulers",

@@ -1,4 +1,4 @@
-"""What is wrong with a policy's use of its instance: its arguments, its window, and the amounts at its first firing."""
+"""What is wrong with a policy's use of its instance: its arguments, its window, the amounts at its first firing, and ramps that are cut short."""
 
 from __future__ import annotations
 
@@ -24,10 +24,13 @@ def used(policy: Policy, section: Section, made: object) -> Any:
 def faults_of_use(
     document: Document, policy: Policy, section: Section, made: object, parameters: Mapping[str, Named] | None
 ) -> Iterator[Fault]:
-    """All faults of a policy whose instance has none of its own."""
+    """All faults of a policy; where its instance has some of its own (``made`` is None), all that do not depend on it."""
     arguments = (*policy.path, policy.kind, "args")
+    instance = section.blank if made is None else made
+    if instance is None:
+        return
     try:
-        action = used(policy, section, made)
+        action = used(policy, section, instance)
     except (LimbeckError, ValueError) as error:
         yield document.fault(str(error), arguments)
         return
@@ -39,12 +42,29 @@ def faults_of_use(
         levels = policy.arguments.get("levels", {})
         for target, message in unmatched_targets(levels, parameters) if levels else ():
             yield document.fault(message, place(target, policy.arguments, arguments) or arguments)
+        if made is None:
+            return
         for message in _amounts(policy, action):
             yield document.fault(f"{policy.kind} '{policy.instance}': {message}", policy.path)
         if levels and parameters is not None:
             resolved = resolvable(levels, parameters)
             shapes = {name: tuple(parameters[name].parameter.shape) for name in resolved}
             yield from (document.fault(message, (*arguments, "levels")) for message in action.pruner.misfits(resolved, shapes))
+
+
+def ramps_cut_short(document: Document, policy: Policy, section: Section, made: object) -> Iterator[Fault]:
+    """Warnings of ramps that end after the last firing of the policy's window, and so never arrive; the policy has no faults."""
+    action, last = used(policy, section, made), policy.window.last
+    targets = action.pruner.targets.values() if isinstance(action, Prune) else ()
+    ramps = [getattr(target, "amount", target) for target in targets]
+    for arrives in dict.fromkeys(ramp.arrives(policy.window.begin) for ramp in ramps if hasattr(ramp, "arrives")):
+        if arrives is not None and last is not None and arrives > last:
+            unit = policy.window.unit
+            yield document.fault(
+                f"{policy.kind} '{policy.instance}': its ramp arrives at {unit} {arrives}, after this window's last firing at {unit} {last}; "
+                "let the window be longer, or the ramp shorter",
+                policy.path,
+            )
 
 
 def _amounts(policy: Policy, action: Prune) -> Iterator[str]:

@@ -66,6 +66,10 @@ class PolynomialDecay:
         rest = np.float32(float(left) ** float(np.float32(self.power)))  # rounded once: the power of every platform is the same
         return float(np.float32(self.initial - self.target) * rest + target)
 
+    def arrives(self, begin: int) -> int | None:
+        """The epoch or step from which on the target holds; None where that is the window's matter."""
+        return self.end
+
 
 def polynomial_decay_pruner(
     target_sparsity: BelowOne,

@@ -94,3 +94,10 @@ def test_overlap_of_epochs_and_steps(steps: int, overlap: bool) -> None:
     assert epochs.overlaps(times, steps) is times.overlaps(epochs, steps) is overlap
     assert not Window(7).overlaps(times, steps)
     assert Window(4).overlaps(times, steps)
+
+
+def test_an_open_window_has_no_progress_and_says_so() -> None:
+    moment = Window(2).at(Clock(epoch=5))
+    assert moment is not None
+    with pytest.raises(ValueError, match=r"a window without an end has no progress, .* Window\(2, end=\.\.\.\)"):
+        _ = moment.progress

@@ -22,6 +22,8 @@ class Moment:
     unit: Unit = "epoch"
     minibatch: int = field(default=0, repr=False)
     """The minibatch of the epoch, where something is renewed more often than the window fires; chance is drawn anew for each."""
+    endless: bool = field(default=False, repr=False)
+    """Whether the window has no end; ``end`` is then just behind ``now``."""
 
     @property
     def last(self) -> int:
@@ -34,7 +36,11 @@ class Moment:
 
         >>> [Moment(now, begin=2, end=8, every=2).progress for now in (2, 4, 6)]
         [0.0, 0.5, 1.0]
+
+        Raises ``ValueError`` for a window without an end, which has no last firing.
         """
+        if self.endless:
+            raise ValueError(f"a window without an end has no progress, which ramps follow; give it one: Window({self.begin}, end=...)")
         span = self.last - self.begin
         return min(1.0, (self.now - self.begin) / span) if span else 1.0
 
@@ -117,7 +123,8 @@ class Window:
             return Moment(now, self.begin, self.only[-1] + 1, 1, self.unit) if now in self.only else None
         if now < self.begin or (self.end is not None and now >= self.end) or (now - self.begin) % self.every:
             return None
-        return Moment(now, self.begin, now + 1 if self.end is None else self.end, self.every, self.unit)
+        endless = self.end is None
+        return Moment(now, self.begin, now + 1 if self.end is None else self.end, self.every, self.unit, endless=endless)
 
     def firings(self) -> Iterator[Moment]:
         """Every firing in order; endless when the window is open."""

@@ -553,6 +553,13 @@ def test_what_no_optimizer_can_drive_is_refused(given: Any, window: Window | Non
         attach(sgd(model), model, given, window)
 
 
+def test_epochs_in_a_file_are_told_together_with_all_its_other_faults() -> None:
+    model = network()
+    with pytest.raises(ScheduleError) as error:
+        attach(sgd(model), model, EPOCHS.replace("0.weight", "0.wieght"))
+    assert [fault.split(":")[0] for fault in error.value.faults] == ["line 3, pruners.p.levels['0.wieght']", "line 5, policies[0]"]
+
+
 def test_an_optimizer_of_another_model_is_refused() -> None:
     with pytest.raises(ScheduleError, match="holds none of the model's parameters"):
         attach(sgd(network()), network(), RAMP, WINDOW)

@@ -10,7 +10,6 @@ from torch import nn
 from torch.optim import Optimizer
 
 from limbeck.config.build import built, read_schedule
-from limbeck.config.check import Checked
 from limbeck.config.load import Source
 from limbeck.errors import ScheduleError
 from limbeck.events import Action
@@ -61,8 +60,8 @@ def attach(
     optimizer = _innermost(optimizer)
     if isinstance(pruner_or_schedule, str | os.PathLike | Mapping):
         _refuse_window(window, "a schedule file says in its policies when they fire")
-        checked = read_schedule(pruner_or_schedule, named_parameters(model), optimizer, allow_plugins=allow_plugins, stacklevel=3)
-        _refuse_epochs(checked)
+        parameters = named_parameters(model)
+        checked = read_schedule(pruner_or_schedule, parameters, optimizer, allow_plugins=allow_plugins, by_step=True, stacklevel=3)
         scheduler = built(checked, model, optimizer)
     else:
         scheduler = Scheduler(model, _pairs(pruner_or_schedule, window), optimizer)
@@ -86,16 +85,6 @@ def _pairs(given: Pruner | Action | NeurST | TFMOT | Iterable[tuple[Window, Acti
         return [(window, Prune(given) if isinstance(given, Pruner) else given)]
     _refuse_window(window, "each pair of a list has a window of its own")
     return list(given)
-
-
-def _refuse_epochs(checked: Checked) -> None:
-    """Raise ``ScheduleError`` for the policies of a file that count epochs, each with its line."""
-    message = (
-        "counts epochs, and optimizer.step() knows of steps alone; give starting_step and ending_step, or loop over scheduler.epochs(N)"
-    )
-    by_epoch = [policy for policy in checked.policies if policy.window.unit == "epoch"]
-    checked.report.faults += [checked.document.fault(message, policy.path) for policy in by_epoch]
-    checked.report.raise_if_faulty()
 
 
 def _refuse_window(window: Window | None, why: str) -> None:

@@ -49,15 +49,23 @@ def built(checked: Checked, model: nn.Module, optimizer: Optimizer | None = None
 
 
 def read_schedule(
-    source: Source, parameters: Mapping[str, Named], optimizer: Optimizer | None = None, *, allow_plugins: bool = False, stacklevel: int = 2
+    source: Source,
+    parameters: Mapping[str, Named],
+    optimizer: Optimizer | None = None,
+    *,
+    allow_plugins: bool = False,
+    by_step: bool = False,
+    stacklevel: int = 2,
 ) -> Checked:
-    """A schedule file, checked for a model's parameters and ready for ``applied``.
+    """A schedule file, checked for a model's parameters and ready for ``applied``; ``by_step``, policies that count epochs are faults too.
 
     Raises and warns as ``load_schedule`` does, which is this and a scheduler of its own.
     """
     checked = check(load(source), parameters, optimizer, "import" if allow_plugins else "refuse")
     if optimizer is None:
         _ask_for_optimizer(checked)
+    if by_step:
+        _refuse_epochs(checked)
     checked.report.raise_if_faulty()
     if checked.report.warnings:
         warnings.warn(checked.report.warning_text(), ScheduleWarning, stacklevel=stacklevel)
@@ -86,3 +94,12 @@ def _ask_for_optimizer(checked: Checked) -> None:
         if policy.kind == "lr_scheduler":
             message = "changes the learning rate and needs the optimizer: load_schedule(file, model, optimizer)"
             checked.report.faults.append(checked.document.fault(message, (*policy.path, policy.kind)))
+
+
+def _refuse_epochs(checked: Checked) -> None:
+    """Note the policies that count epochs, each with its line."""
+    message = (
+        "counts epochs, and optimizer.step() knows of steps alone; give starting_step and ending_step, or loop over scheduler.epochs(N)"
+    )
+    by_epoch = [policy for policy in checked.policies if policy.window.unit == "epoch"]
+    checked.report.faults += [checked.document.fault(message, policy.path) for policy in by_epoch]

@@ -78,7 +78,7 @@ def test_refused(name: str, block_shape: list[int] | None, message: str) -> None
         (
             group("Blocks", [1, 8]),
             (4, 3),
-            "Tile(sizes=(1, 8), rest=1) does not tile a tensor of shape (4, 3): every size must divide its axis",
+            "blocks of 1 x 8 do not fill a tensor of shape (4, 3): 8 does not divide 3",
         ),
         (GROUPS["4D"], (4,), None),
         (Tile((1, 4), pad=True), (4, 3), None),

@@ -46,8 +46,9 @@ class Tile:
             raise ValueError(
                 f"{self} does not tile a tensor of shape {tuple(shape)}: it names no more axes than there are, and sizes from 1 on"
             )
-        if not self.pad and any(length % size for size, length in zip(block, shape, strict=True)):
-            raise ValueError(f"{self} does not tile a tensor of shape {tuple(shape)}: every size must divide its axis")
+        if not self.pad and (wrong := [pair for pair in zip(block, shape, strict=True) if pair[1] % pair[0]]):
+            blocks, why = " x ".join(map(str, block)), " and ".join(f"{size} does not divide {length}" for size, length in wrong)
+            raise ValueError(f"blocks of {blocks} do not fill a tensor of shape {tuple(shape)}: {why}")
         return block
 
     def grid(self, shape: Sequence[int]) -> tuple[int, ...]:

@@ -481,8 +481,7 @@ def test_units_must_fit_the_tensors(monkeypatch: pytest.MonkeyPatch) -> None:
     text = f"pruners: {{p: {{class: Blocks}}}}\n{ONCE}"
     assert report(text) == "schedule: no faults"
     assert faults(text, with_model=True) == [
-        "line 1, pruners.p: '2.weight' cannot be cut into units: Tile(sizes=(4, 4), rest=-1) does not tile a tensor of shape (2, 4): "
-        "every size must divide its axis"
+        "line 1, pruners.p: '2.weight' cannot be cut into units: blocks of 4 x 4 do not fill a tensor of shape (2, 4): 4 does not divide 2"
     ]
 
 

@@ -134,7 +134,7 @@ policies:
     assert row(made, "weight").data_dependent
     assert made.nonzeros == 25
     assert plan(text, nn.Linear(10, 10)).warnings == (
-        "some policies count epochs and some steps: give the steps per epoch, or the order of their firings is a guess",
+        "some policies count epochs and some steps: give the steps per epoch (--steps-per-epoch N), or the order of their firings is a guess",
     )
 
 
@@ -154,7 +154,7 @@ policies:
         "let one end where the other begins (an epoch has 9 steps)",
     )
     assert plan(text, layer).warnings == (
-        "some learning rates count epochs and some steps: give the steps per epoch to see whether their windows overlap",
+        "some learning rates count epochs and some steps: give the steps per epoch (--steps-per-epoch N) to see whether their windows overlap",
     )
 
 

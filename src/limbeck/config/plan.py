@@ -123,8 +123,8 @@ def _unordered(pruning: Sequence[Policy], rates: Sequence[Policy], run: _Run) ->
     if run.steps_per_epoch is not None:
         return []
     doubts = {
-        "some policies count epochs and some steps: give the steps per epoch, or the order of their firings is a guess": pruning,
-        "some learning rates count epochs and some steps: give the steps per epoch to see whether their windows overlap": rates,
+        "some policies count epochs and some steps: give the steps per epoch (--steps-per-epoch N), or the order of their firings is a guess": pruning,
+        "some learning rates count epochs and some steps: give the steps per epoch (--steps-per-epoch N) to see whether their windows overlap": rates,
     }
     return [doubt for doubt, policies in doubts.items() if len({policy.window.unit for policy in policies}) > 1]
 

@@ -77,7 +77,7 @@ class Stored:
 
 @dataclass(frozen=True)
 class Module:
-    """A module: its class, and those of its attributes that are sizes."""
+    """A module: the class of ``torch.nn`` that it is of, and those of its attributes that are sizes."""
 
     name: str
     type: str
@@ -154,7 +154,8 @@ def _tensors(model: nn.Module) -> tuple[dict[str, Stored], dict[str, str]]:
 
 def _module(name: str, module: nn.Module) -> Module:
     sizes = {size: int(value) for size in SIZES if isinstance(value := getattr(module, size, None), int) and not isinstance(value, bool)}
-    return Module(canonical(name), type(module).__name__, sizes)
+    kind = next((base.__name__ for base in type(module).__mro__ if base.__module__.startswith("torch.nn.modules")), "Module")
+    return Module(canonical(name), kind, sizes)
 
 
 def _node(node: torch.fx.Node, stored: Mapping[str, str]) -> Node:

@@ -34,6 +34,9 @@ class Coupling:
     assumed: Mapping[str, frozenset[int]]
     """Operations that cut at given numbers, taken to follow their input's size, and the classes that rely on it."""
 
+    lines: Mapping[str, frozenset[int]]
+    """The classes that pass each ``file:line`` of the model's code."""
+
     def units(self, name: str, axis: int = 0) -> tuple[int, ...]:
         """The class of each position along an axis of a parameter."""
         return self.classes[name, axis]
@@ -66,7 +69,16 @@ def summary(flow: Flow) -> Coupling:
     roots = flow.classes.roots()
     classes = {key: tuple(roots[labels].tolist()) for key, labels in flow.axes.items()}
     assumed = {where: frozenset(roots[labels[labels >= 0]].tolist()) for where, labels in flow.assumed.items()}
-    return Coupling(classes, flow.classes.frozen(), frozenset(flow.produced), assumed)
+    return Coupling(classes, flow.classes.frozen(), frozenset(flow.produced), assumed, _lines(flow))
+
+
+def _lines(flow: Flow) -> dict[str, frozenset[int]]:
+    lines: dict[str, set[int]] = {}
+    for node in flow.graph.nodes:
+        for value in [flow.values[node.name], *[lookup(flow, argument) for argument in node.args]]:
+            for layer in value.layers if isinstance(value, Value) and node.line else ():
+                lines.setdefault(node.line, set()).update(flow.classes.rooted(layer[layer != FIXED]).unique().tolist())
+    return {line: frozenset(classes) for line, classes in lines.items()}
 
 
 def propagate(graph: Graph, tensors: Mapping[str, Tensor]) -> Flow:

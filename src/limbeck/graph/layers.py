@@ -215,6 +215,8 @@ def group_norm(flow: Flow, call: Call) -> Value:
         x = flow.pin(x, axis, f"{call.where} normalises over units")
     units = flow.row(x, 1, call.where).reshape(groups, -1)
     flow.classes.unite(units[:, :1], units, f"{call.where} normalises over units")
+    if gain is None and groups < call.shape[1]:
+        flow.classes.freeze(units, f"{call.where} has no weights that would tell how many groups are left")
     zero = (read(flow, call.x, 1) == 0).reshape(groups, -1).all(1, keepdim=True).expand(units.shape).reshape([1, -1] + [1] * (rank - 2))
     zero = zero | (gain.known == 0) if gain is not None else zero
     constant = shift.known if shift is not None else torch.zeros((1,) * rank, dtype=torch.float64)

@@ -122,7 +122,9 @@ def test_group_norm_goes_by_groups_and_layer_norm_stays() -> None:
 
 
 def test_lstm_gates_directions_layers_and_projection() -> None:
-    model = Function(lambda m, x: m.o(m.p(m.l(x)[0])[0]), l=nn.LSTM(3, 4, 2, bidirectional=True), p=nn.LSTM(8, 5, proj_size=2), o=nn.Linear(2, 2))
+    model = Function(
+        lambda m, x: m.o(m.p(m.l(x)[0])[0]), l=nn.LSTM(3, 4, 2, bidirectional=True), p=nn.LSTM(8, 5, proj_size=2), o=nn.Linear(2, 2)
+    )
     found = coupled(model, torch.zeros(2, 1, 3))
     hidden = found.units("l.weight_hh_l0", 1)
     assert len(set(hidden)) == 4

@@ -43,7 +43,7 @@ class Block(nn.Module):
             self.conv, self.norm = nn.Conv2d(channels, 2 * wide, 1), nn.GroupNorm(wide, 2 * wide)
             self.out = 2 * wide
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor) -> Tensor:  # noqa: PLR0911 one line a kind
         match self.kind:
             case "pool":
                 return F.max_pool2d(F.silu(x), 3, 1, 1)

@@ -22,9 +22,9 @@ from limbeck.names import canonical
 TORCH = Path(torch.__file__).parent
 FRAME = re.compile(r'File "(.+?)", line (\d+)')
 SIZES = (
-    "in_features out_features in_channels out_channels groups num_features num_groups num_channels num_embeddings embedding_dim "
-    "input_size hidden_size proj_size embed_dim num_heads head_dim normalized_shape"
-).split()
+    *("in_features", "out_features", "in_channels", "out_channels", "groups", "num_features", "num_groups", "num_channels"),
+    *("num_embeddings", "embedding_dim", "input_size", "hidden_size", "proj_size", "embed_dim", "num_heads", "head_dim"),
+)
 
 
 @dataclass(frozen=True)
@@ -180,8 +180,13 @@ def _node(node: torch.fx.Node, stored: Mapping[str, str]) -> Node:
     )
 
 
-def _plain(arguments: Any) -> Any:
-    return torch.fx.node.map_arg(arguments, lambda node: Ref(node.name))
+def _plain(argument: Any) -> Any:
+    """Nodes become references, lists tuples."""
+    if isinstance(argument, torch.fx.Node):
+        return Ref(argument.name)
+    if isinstance(argument, (list, tuple)):
+        return tuple(map(_plain, argument))
+    return {key: _plain(value) for key, value in argument.items()} if isinstance(argument, dict) else argument
 
 
 def _line(frames: Sequence[tuple[str, str]]) -> str:
@@ -194,7 +199,9 @@ def _refusal(error: Exception) -> str:
     frames = [frame for frame in traceback.extract_tb(error.__traceback__) if _foreign(frame.filename)]
     where = f"{Path(frames[-1].filename).name}:{frames[-1].lineno}: {frames[-1].line}" if frames else "its forward pass"
     reason = next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
-    return f"the model cannot be captured at {where} ({reason}); let its forward pass not depend on the values of its inputs, nor leave torch"
+    return (
+        f"the model cannot be captured at {where} ({reason}); let its forward pass not depend on the values of its inputs, nor leave torch"
+    )
 
 
 def _foreign(file: str) -> bool:

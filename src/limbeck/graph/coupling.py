@@ -5,6 +5,7 @@ from __future__ import annotations
 import operator
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -14,10 +15,11 @@ from limbeck.graph.capture import Graph, Node, Ref
 from limbeck.graph.flow import Call, Flow, lookup
 from limbeck.graph.labels import FIXED, UNKNOWN, Value, varying
 from limbeck.graph.layers import LAYERS
+from limbeck.graph.mixing import MIXING
 from limbeck.graph.operations import OPERATIONS, SHARING, Rule, elementwise, unfollowed
 from limbeck.graph.recurrent import RECURRENT
 
-RULES: Mapping[str, Rule] = {**OPERATIONS, **LAYERS, **RECURRENT}
+RULES: Mapping[str, Rule] = {**OPERATIONS, **MIXING, **LAYERS, **RECURRENT}
 SILENT = ("_assert", "sym_", "_guards")
 
 
@@ -43,8 +45,16 @@ class Coupling:
 
     def members(self, unit: int) -> dict[tuple[str, int], tuple[int, ...]]:
         """All that lives and dies with a class: the positions along axes of parameters and buffers."""
-        found = {key: tuple(place for place, other in enumerate(classes) if other == unit) for key, classes in self.classes.items()}
-        return {key: places for key, places in found.items() if places}
+        return dict(self._members[unit])
+
+    @cached_property
+    def _members(self) -> dict[int, dict[tuple[str, int], tuple[int, ...]]]:
+        found: dict[int, dict[tuple[str, int], tuple[int, ...]]] = {}
+        for key, classes in self.classes.items():
+            for place, unit in enumerate(classes):
+                places = found.setdefault(unit, {})
+                places[key] = (*places.get(key, ()), place)
+        return found
 
 
 def coupling(graph: Graph) -> Coupling:
@@ -77,7 +87,7 @@ def _lines(flow: Flow) -> dict[str, frozenset[int]]:
     for node in flow.graph.nodes:
         for value in [flow.values[node.name], *[lookup(flow, argument) for argument in node.args]]:
             for layer in value.layers if isinstance(value, Value) and node.line else ():
-                lines.setdefault(node.line, set()).update(flow.classes.rooted(layer[layer != FIXED]).unique().tolist())
+                lines.setdefault(node.line, set()).update(flow.classes.rooted(layer[layer != FIXED]).tolist())
     return {line: frozenset(classes) for line, classes in lines.items()}
 
 
@@ -87,9 +97,8 @@ def propagate(graph: Graph, tensors: Mapping[str, Tensor]) -> Flow:
     for node in graph.nodes:
         flow.values[node.name] = _value(flow, node)
     _refuse_attention_modules(flow)
-    changed = True
-    while changed:
-        changed = any([_even(flow, layer, why) for layer, why in flow.joints])
+    while any(_even(flow, layer, why) for layer, why in flow.joints):
+        pass
     return flow
 
 
@@ -134,9 +143,7 @@ def _remembered(flow: Flow, call: Call, result: Any) -> Any:
             if isinstance(value, Value) and value.base == result.base:
                 flow.values[name] = replace(value, known=unknown)
             elif isinstance(value, list):
-                flow.values[name] = [
-                    replace(v, known=unknown) if isinstance(v, Value) and v.base == result.base else v for v in value
-                ]
+                flow.values[name] = [replace(v, known=unknown) if isinstance(v, Value) and v.base == result.base else v for v in value]
         written = call.node.args[0]
         if isinstance(written, Ref):
             flow.values[written.name] = result

@@ -71,6 +71,12 @@ def squeezed(tensor: Tensor) -> Tensor:
     return tensor
 
 
+def broadcast(*tensors: Tensor) -> list[Tensor]:
+    """All, of one rank, at their common shape."""
+    shape = [max(sizes) for sizes in zip(*[tensor.shape for tensor in tensors], strict=True)]
+    return [tensor.expand(shape) for tensor in tensors]
+
+
 class Classes:
     """A union-find over labels; a class can be frozen, with the reasons why."""
 
@@ -108,10 +114,11 @@ class Classes:
 
     def unite(self, one: Tensor, other: Tensor, why: str) -> None:
         """Labels that stand at the same place (both broadcast) become one class; one that meets ``FIXED`` is frozen."""
-        left, right = torch.broadcast_tensors(one, other)
+        rank = max(one.dim(), other.dim())
+        left, right = broadcast(*[labels.reshape([1] * (rank - labels.dim()) + list(labels.shape)) for labels in (one, other)])
         pairs = torch.stack((left.reshape(-1), right.reshape(-1)), 1)
         for a, b in torch.unique(pairs, dim=0).tolist():
-            if a == FIXED or b == FIXED:
+            if FIXED in {a, b}:
                 self._freeze(max(a, b), why)
                 continue
             low, high = sorted((self.root(a), self.root(b)))
@@ -164,7 +171,7 @@ def join(classes: Classes, values: Sequence[Value], shape: Sequence[int], why: s
             if any(operand.shape[axis] > 1 and not labelled & axes for axis in axes):
                 for layer in members:
                     classes.freeze(layer, why)
-    return tuple(torch.broadcast_tensors(*members)[0] for _, members in groups)
+    return tuple(broadcast(*members)[0] for _, members in groups)
 
 
 def uniform(values: Iterable[Value]) -> bool:

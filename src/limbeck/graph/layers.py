@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
+
 import torch
 from torch import Tensor
 
 from limbeck.graph.flow import Call, Flow, Use, read
 from limbeck.graph.labels import FIXED, UNKNOWN, Value, join, varying
-from limbeck.graph.operations import Rule, summed, table, unfollowed, unpinned
+from limbeck.graph.mixing import summed
+from limbeck.graph.operations import Rule, table, unfollowed, unpinned
 
 
 def product(flow: Flow, call: Call, x: Value, weight: Value, bias: Value | None) -> Value:
@@ -208,7 +210,9 @@ def batch_norm(flow: Flow, call: Call) -> Value:
 def group_norm(flow: Flow, call: Call) -> Value:
     """``group_norm``: whole groups go."""
     rank, groups = len(call.shape), call.arg(1, "num_groups")
-    gain, shift = (value.along(1, rank) if isinstance(value := call.arg(index, name), Value) else None for index, name in ((2, "w"), (3, "b")))
+    gain, shift = (
+        value.along(1, rank) if isinstance(value := call.arg(index, name), Value) else None for index, name in ((2, "w"), (3, "b"))
+    )
     layers = join(flow.classes, [call.x, *[value for value in (gain, shift) if value is not None]], call.shape, call.where)
     x = replace(call.x, layers=layers)
     for axis in range(2, rank):

@@ -112,7 +112,9 @@ def layered(kind: str) -> Rule:
         for state, row in zip(states, first, strict=False):
             _start(flow, call, state, row)
         rows = [x.labels, first[0].labels, first[1].labels]
-        return [_value(call, index, labels, x.incoming if index == 0 else None) for index, labels in enumerate(rows[: len(call.node.shapes)])]
+        return [
+            _value(call, index, labels, x.incoming if index == 0 else None) for index, labels in enumerate(rows[: len(call.node.shapes)])
+        ]
 
     return rule
 
@@ -167,7 +169,11 @@ def _start(flow: Flow, call: Call, state: Value, row: Row) -> None:
 def _value(call: Call, index: int, labels: Tensor, incoming: Tensor | None) -> Value:
     shape = call.node.shapes[index] or ()
     spread = [1] * (len(shape) - 1) + [-1]
-    known = torch.tensor(UNKNOWN, dtype=torch.float64) if incoming is None else torch.where(incoming, UNKNOWN, 0.0).to(torch.float64).reshape(spread)
+    known = (
+        torch.tensor(UNKNOWN, dtype=torch.float64)
+        if incoming is None
+        else torch.where(incoming, UNKNOWN, 0.0).to(torch.float64).reshape(spread)
+    )
     layers = (labels.reshape(spread),) if len(labels) > 1 and bool((labels != FIXED).any()) else ()
     return Value(shape, layers, known)
 

@@ -14,7 +14,9 @@ from limbeck.names import canonical
 from limbeck.thinning.recipe import Cut, Recipe
 
 
-def apply(recipe: Recipe, model: nn.Module, masks: Masks | MutableMapping[str, Tensor] | None = None, optimizer: Optimizer | None = None) -> None:
+def apply(
+    recipe: Recipe, model: nn.Module, masks: Masks | MutableMapping[str, Tensor] | None = None, optimizer: Optimizer | None = None
+) -> None:
     """Make a model thinner in place, with its masks and every state tensor of a parameter's shape that the optimizer keeps.
 
     Parameters stay the same objects: tied weights stay tied, and an optimizer keeps its parameters.
@@ -33,13 +35,7 @@ def apply(recipe: Recipe, model: nn.Module, masks: Masks | MutableMapping[str, T
         for name, tensor in group
     }
     modules = {canonical(name): module for name, module in model.named_modules()}
-    faults = [fault for cut in recipe.cuts if (fault := _misfit(cut, tensors))]
-    for change in recipe.changes:
-        found = getattr(modules.get(change.module), change.attribute, None)
-        if found != change.before:
-            faults.append(f"module '{change.module}' has {change.attribute} {found}, not {change.before}")
-    if faults:
-        raise RecipeError(f"the recipe does not fit this model: {'; '.join(faults[:5])}{' ...' if len(faults) > 5 else ''}", faults)
+    _refuse(recipe, tensors, modules)
     by_tensor: dict[str, list[Cut]] = {}
     for cut in recipe.cuts:
         by_tensor.setdefault(cut.tensor, []).append(cut)
@@ -55,6 +51,16 @@ def apply(recipe: Recipe, model: nn.Module, masks: Masks | MutableMapping[str, T
         masks.load_state_dict(*kept)
     elif masks is not None:
         masks.update(kept[0])
+
+
+def _refuse(recipe: Recipe, tensors: dict[str, Tensor], modules: dict[str, nn.Module]) -> None:
+    faults = [fault for cut in recipe.cuts if (fault := _misfit(cut, tensors))]
+    for change in recipe.changes:
+        found = getattr(modules.get(change.module), change.attribute, None)
+        if found != change.before:
+            faults.append(f"module '{change.module}' has {change.attribute} {found}, not {change.before}")
+    if faults:
+        raise RecipeError(f"the recipe does not fit this model: {'; '.join(faults[:5])}{' ...' if len(faults) > 5 else ''}", faults)
 
 
 def _misfit(cut: Cut, tensors: dict[str, Tensor]) -> str | None:
@@ -82,7 +88,12 @@ def _cut(tensor: Tensor, cuts: list[Cut], optimizer: Optimizer | None) -> None:
     before, grad = tensor.shape, tensor.grad
     tensor.grad = None
     state = {} if optimizer is None else optimizer.state.get(tensor, {})
-    tensor.data = thinner(tensor, cuts)
+    thinned = thinner(tensor, cuts)
+    if (
+        tensor.requires_grad
+    ):  # a graph that is still held (a loss of the step before) knows the old shape; another dtype makes autograd forget it
+        tensor.data = tensor.detach()[:0].to(torch.float32 if tensor.dtype != torch.float32 else torch.float64)
+    tensor.data = thinned
     if grad is not None:
         tensor.grad = thinner(grad, cuts)
     for key, value in state.items():

@@ -106,7 +106,8 @@ def left(coupling: Coupling, dead: Tensor, zero: Mapping[str, Tensor]) -> list[s
             if not dead[units[place]]:
                 reasons.setdefault(_reason(coupling, units[place], (name, axis), zero), []).append(place)
         lines += [
-            f"{name}: {len(places)} of {len(units)} along axis {axis} zero but kept ({_few(places)}): {why}" for why, places in reasons.items()
+            f"{name}: {len(places)} of {len(units)} along axis {axis} zero but kept ({_few(places)}): {why}"
+            for why, places in reasons.items()
         ]
     return lines
 
@@ -125,7 +126,9 @@ def _reason(coupling: Coupling, unit: int, key: tuple[str, int], zero: Mapping[s
         return f"coupled with {_names(alive)}, not zero there"
     if not produces:
         return "the weights that read it are zero, but not the only place where it counts"
-    vectors = [name for (name, axis), places in coupling.members(unit).items() if zero[name].dim() == 1 and not _blank(zero[name], axis, places)]
+    vectors = [
+        name for (name, axis), places in coupling.members(unit).items() if zero[name].dim() == 1 and not _blank(zero[name], axis, places)
+    ]
     return f"{_names(vectors)} gives it another value" if vectors else "it is the last of its axis, or is not zero where it is read"
 
 

@@ -61,7 +61,9 @@ class Recipe:
             changes = tuple(_change(change) for change in data["changes"])
             return Recipe(cuts, changes, tuple(map(str, data.get("left", ()))))
         except (ValueError, KeyError, TypeError, AttributeError) as error:
-            raise RecipeError(f"this is no thinning recipe: {type(error).__name__}: {error}; it is JSON that Recipe.to_json wrote") from error
+            raise RecipeError(
+                f"this is no thinning recipe: {type(error).__name__}: {error}; it is JSON that Recipe.to_json wrote"
+            ) from error
 
 
 def _change(data: Mapping[str, Any]) -> Change:

@@ -83,5 +83,7 @@ def _changes(module: Module, before: Shapes, after: Shapes) -> list[Change]:
         return []
     sizes = KINDS[module.type](module.sizes, before, after)
     return [
-        Change(module.name, name, module.sizes[name], size) for name, size in sizes.items() if name in module.sizes and module.sizes[name] != size
+        Change(module.name, name, module.sizes[name], size)
+        for name, size in sizes.items()
+        if name in module.sizes and module.sizes[name] != size
     ]

@@ -211,3 +211,30 @@ def test_positional_parameters_lose_units_with_what_they_are_added_to() -> None:
     found = coupled(Position(), torch.zeros(2, 5, 3))
     assert together(found, ("table", 2), ("a.weight", 0), ("b.weight", 1))
     assert frozen(found, "table", 1)
+
+
+def test_halves_of_a_gate_go_together() -> None:
+    model = Function(lambda m, x: m.b(F.glu(m.a(x), 1)), a=nn.Conv1d(3, 4, 1), b=nn.Conv1d(2, 2, 1))
+    found = coupled(model, torch.zeros(1, 3, 5))
+    assert found.units("a.weight") == found.units("b.weight", 1) * 2
+    assert not frozen(found, "a.weight")
+
+
+@pytest.mark.parametrize("reduction", [torch.mean, torch.amax, torch.std])
+def test_only_a_sum_over_units_lets_any_go(reduction: Callable[..., Tensor]) -> None:
+    model = Function(lambda m, x: reduction(m.a(x), 1), a=nn.Linear(3, 4))
+    assert "reduces over units" in frozen(coupled(model, torch.zeros(2, 3)), "a.weight")
+    model = Function(lambda m, x: m.a(x).sum(1), a=nn.Linear(3, 4))
+    assert not frozen(coupled(model, torch.zeros(2, 3)), "a.weight")
+
+
+def test_queries_keys_and_values_of_one_layer() -> None:
+    def forward(m: nn.Module, x: Tensor) -> Tensor:
+        b, t, _ = x.shape
+        q, k, v = (part.view(b, t, -1, 2).transpose(1, 2) for part in m.a(x).chunk(3, -1))
+        return m.o(F.scaled_dot_product_attention(q, k, v).transpose(1, 2).reshape(b, t, -1))
+
+    found = coupled(Function(forward, a=nn.Linear(4, 12), o=nn.Linear(4, 2)), torch.zeros(1, 5, 4))
+    one, two = sorted(set(found.units("o.weight", 1)))
+    assert found.units("a.weight") == (one, one, two, two) * 3
+    assert not frozen(found, "a.weight")

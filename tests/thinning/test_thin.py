@@ -191,6 +191,21 @@ def test_sizes_that_the_code_holds_stay_and_the_rest_goes() -> None:
     torch.testing.assert_close(model(x), expected)
 
 
+def test_numbers_that_fail_without_an_error_are_found_too() -> None:
+    class Silent(Numbers):
+        def forward(self, x: Tensor) -> Tensor:
+            y = F.relu(self.a(x))
+            return self.c(y.view(-1, 2, 2).flatten(1)) if y.shape[1] == 4 else x
+
+    model = Silent()
+    clear(*[(tensor, place) for tensor in (model.a.weight, model.a.bias) for place in (1, 3)])
+    expected = model(x := torch.randn(3, 3))
+    recipe = thin(model, (x,))
+    assert not recipe
+    assert "holds its size" in recipe.left[-1]
+    torch.testing.assert_close(model(x), expected)
+
+
 def test_tied_weights_stay_tied() -> None:
     class Tied(nn.Module):
         def __init__(self) -> None:

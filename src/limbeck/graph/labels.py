@@ -153,7 +153,7 @@ def join(classes: Classes, values: Sequence[Value], shape: Sequence[int], why: s
 
     An operand that has a full axis without labels where another has labels holds the axis at its length: those are frozen.
     """
-    rank = len(shape)
+    rank, why = len(shape), f"{why} joins it with what is not followed"
     operands = [value.aligned(rank) for value in values]
     groups: list[tuple[set[int], list[Tensor]]] = []
     for layer in (layer for operand in operands for layer in operand.layers):

@@ -11,14 +11,17 @@ from torch import Tensor
 
 from limbeck.graph.flow import Call, Flow, Use, read
 from limbeck.graph.labels import FIXED, UNKNOWN, Value, join, squeezed, varying
-from limbeck.graph.operations import Rule, table, unpinned
+from limbeck.graph.operations import Rule, elementwise, table, unpinned
 
 
 def reduce(flow: Flow, call: Call) -> Any:
     """A mean, a maximum, a sum: over units only a sum lets any go."""
     rank, name = len(call.x.shape), call.node.operation
     given = call.arg(1, "dim")
-    axes = {axis % rank for axis in ([given] if isinstance(given, int) else given or range(rank))} if rank else set()
+    if isinstance(given, Value):
+        return elementwise(flow, call)
+    every = range(rank) if isinstance(given, bool) else given or range(rank)
+    axes = {axis % rank for axis in ([given] if isinstance(given, int) and not isinstance(given, bool) else every)}
     value, known = call.x, call.x.constants
     for axis in axes:
         if name == "sum" and any(varying(layer) == {axis} for layer in value.layers):
@@ -58,13 +61,10 @@ def normalise(flow: Flow, call: Call) -> Value:
 def gate(flow: Flow, call: Call) -> Value:
     """``glu``: the halves lose the same units."""
     axis = call.arg(1, "dim", -1) % len(call.x.shape)
-    halves = [replace(call.x, layers=layers) for layers in zip(*[layer.chunk(2, axis) for layer in call.x.layers], strict=True)]
-    halves = [replace(half, shape=call.shape, known=torch.tensor(UNKNOWN, dtype=torch.float64)) for half in halves]
-    first = call.x.constants.chunk(2, axis)[0]
-    layers = join(flow.classes, halves, call.shape, call.where) if all(axis in varying(layer) for layer in call.x.layers) else ()
-    if not layers:
-        flow.freeze(call.x, call.where)
-    return unpinned(flow, call, layers, torch.where(first == 0, 0.0, UNKNOWN))
+    pairs = [[squeezed(half) for half in layer.expand(call.x.shape).chunk(2, axis)] for layer in call.x.layers]
+    halves = [Value(call.shape, tuple(pair[index] for pair in pairs)) for index in range(2)]
+    first = call.x.constants.expand(call.x.shape).chunk(2, axis)[0]
+    return unpinned(flow, call, join(flow.classes, halves, call.shape, call.where), squeezed(torch.where(first == 0, 0.0, UNKNOWN)))
 
 
 def spatial(axes: int | None = None) -> Rule:
@@ -104,7 +104,7 @@ def pad(flow: Flow, call: Call) -> Value:
 
 
 MIXING: Mapping[str, Rule] = {
-    **table(reduce, "mean sum amax amin max min std var norm logsumexp argmax prod"),
+    **table(reduce, "mean sum amax amin max min std var logsumexp argmax prod"),
     **table(normalise, "softmax log_softmax _softmax _log_softmax cumsum"),
     **table(gate, "glu"),
     **table(spatial(1), "max_pool1d avg_pool1d adaptive_avg_pool1d adaptive_max_pool1d max_pool1d_with_indices"),

@@ -16,8 +16,9 @@ Rule = Callable[[Flow, Call], Any]
 
 
 def same(flow: Flow, call: Call) -> Value:
-    """Its input."""
-    return call.x
+    """Its input; numbers that are rounded are not followed."""
+    unknown = torch.tensor(UNKNOWN, dtype=torch.float64)
+    return call.x if call.node.floating == call.x.floating else replace(call.x, floating=call.node.floating, known=unknown)
 
 
 def unpinned(flow: Flow, call: Call, layers: tuple[Tensor, ...], known: Tensor | None = None) -> Value:
@@ -81,9 +82,16 @@ def blank(flow: Flow, call: Call) -> Value:
     return replace(unpinned(flow, call, layers, torch.tensor(number, dtype=torch.float64)), made=call.node.module)
 
 
+NUMBERED = {"view", "reshape", "_unsafe_view", "unflatten", "expand", "repeat"}
+"""Moves that are given sizes, which may be numbers in the model's code."""
+
+
 def move(flow: Flow, call: Call) -> Any:
     """Elements that only change places: the operation is run on their labels and constants."""
     layers = [moved(call, layer, call.x.shape) for layer in call.x.layers]
+    if call.node.operation in NUMBERED:
+        for layer in call.x.layers:
+            _assume(flow, call, layer)
     known = moved(call, call.x.constants, call.x.shape)
     if not isinstance(known, list):
         kept = tuple(layer for layer in layers if varying(layer))
@@ -118,7 +126,7 @@ def cut(flow: Flow, call: Call) -> Any:
         else:
             _alike(flow, call, parts, axis)
             if call.node.operation != "chunk":
-                _assume(flow, call, axis)
+                _assume(flow, call, flow.row(call.x, axis, call.where))
     return parts
 
 
@@ -128,8 +136,8 @@ def _alike(flow: Flow, call: Call, parts: Sequence[Value], axis: int) -> None:
         flow.classes.unite(first, flow.row(part, axis, call.where), call.where)
 
 
-def _assume(flow: Flow, call: Call, axis: int) -> None:
-    labels = flow.row(call.x, axis, call.where)
+def _assume(flow: Flow, call: Call, labels: Tensor) -> None:
+    labels = labels.reshape(-1)
     flow.assumed[call.where] = torch.cat((flow.assumed.get(call.where, labels[:0]), labels))
 
 
@@ -147,7 +155,7 @@ def part(flow: Flow, call: Call) -> Value:
         labels = flow.row(call.x, axis, call.where)
         start = _bounds(call.node.args, size)[0]
         flow.classes.unite(labels[:length], labels[start : start + length], call.where)
-        _assume(flow, call, axis)
+        _assume(flow, call, flow.row(call.x, axis, call.where))
         return value
     pinned = flow.pin(call.x, axis, f"{call.where} cuts at fixed places")
     result: Value = move(flow, replace(call, args=[pinned, *call.args[1:]]))

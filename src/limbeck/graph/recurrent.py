@@ -93,7 +93,7 @@ def layered(kind: str) -> Rule:
     """
 
     def rule(flow: Flow, call: Call) -> list[Value]:
-        packed = isinstance(call.args[2], list) and all(isinstance(item, Value) for item in call.args[2]) and isinstance(call.args[3], list)
+        packed = isinstance(call.args[3], list)  # the sizes of the batch come second then
         args = [call.args[0], *call.args[2:]] if packed else list(call.args)
         states, weights, biased, count = _listed(args[1]), args[2], args[3], args[4]
         directions = 2 if args[7] else 1

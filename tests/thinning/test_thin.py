@@ -229,6 +229,22 @@ def test_tied_weights_stay_tied() -> None:
     assert model.lstm.weight_hh_l0.shape == (12, 3)
 
 
+def test_an_lstm_stays_wider_than_its_projection() -> None:
+    class Projected(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.lstm = nn.LSTM(3, 4, proj_size=2, bias=False)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.lstm(x)[0]
+
+    model = Projected()
+    for tensor in (model.lstm.weight_ih_l0, model.lstm.weight_hh_l0):
+        tensor.data.reshape(4, 4, -1)[:, 1:3] = 0
+    recipe = planned(model, torch.zeros(2, 1, 3))
+    assert {(cut.tensor, cut.axis): len(cut.kept) for cut in recipe.cuts}["lstm.weight_hr_l0", 1] == 3
+
+
 def test_channels_last_stays() -> None:
     model = Residual(norm=False).to(memory_format=torch.channels_last)
     clear((model.a.weight, 1), (model.a.bias, 1), (model.b.weight, 1))

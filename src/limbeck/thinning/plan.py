@@ -61,7 +61,7 @@ def plan(graph: Graph, coupling: Coupling, tensors: Mapping[str, Tensor], leave:
         dead[reading.units[reading.units >= 0]] = True
     dead[torch.tensor([*coupling.frozen, *leave], dtype=torch.int64)] = False
     _settle(readings, dead)
-    while revived := _emptied(coupling, dead):
+    while revived := _emptied(coupling, dead) or _too_narrow(graph, coupling, dead):
         dead[torch.tensor(sorted(revived))] = False
         _settle(readings, dead)
     cuts = tuple(
@@ -91,6 +91,18 @@ def _settle(readings: list[Reading], dead: Tensor) -> None:
 def _emptied(coupling: Coupling, dead: Tensor) -> set[int]:
     """The first class of each axis that would lose all its units."""
     return {units[0] for units in coupling.classes.values() if all(bool(dead[unit]) for unit in units)}
+
+
+def _too_narrow(graph: Graph, coupling: Coupling, dead: Tensor) -> set[int]:
+    """A unit of each LSTM that would be no wider than its projection: torch tells by the widths whether it projects."""
+    found = set()
+    for name, module in graph.modules.items():
+        projection = f"{name}.weight_hr_l0" if name else "weight_hr_l0"
+        if module.type == "LSTM" and projection in graph.tensors:
+            outputs, hidden = ([bool(dead[unit]) for unit in coupling.units(projection, axis)] for axis in (0, 1))
+            if hidden.count(False) <= outputs.count(False) and any(hidden):
+                found.add(coupling.units(projection, 1)[hidden.index(True)])
+    return found
 
 
 def left(coupling: Coupling, dead: Tensor, zero: Mapping[str, Tensor]) -> list[str]:

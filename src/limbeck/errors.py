@@ -7,6 +7,8 @@
       TargetError        a name or pattern matches no parameter (a LookupError)
       MaskError          scores or weights from which no mask can be made, NaN for one (a ValueError)
       CheckpointError    a checkpoint is damaged, foreign, or does not fit
+      CaptureError       a model whose forward pass cannot be captured as a graph (a ValueError)
+      RecipeError        a thinning recipe does not fit a model (a ValueError); ``faults`` lists where
       DataError          a corpus or data set is missing or unusable
       MissingExtraError  an optional dependency is not installed (an ImportError)
 
@@ -43,6 +45,18 @@ class MaskError(LimbeckError, ValueError):
 
 class CheckpointError(LimbeckError):
     """A checkpoint is damaged, foreign, or does not fit the run."""
+
+
+class CaptureError(LimbeckError, ValueError):
+    """A model's forward pass cannot be captured as a graph."""
+
+
+class RecipeError(LimbeckError, ValueError):
+    """A thinning recipe does not fit a model; ``faults`` holds one line for each place."""
+
+    def __init__(self, message: str, faults: Iterable[str] = ()) -> None:
+        super().__init__(message)
+        self.faults = tuple(faults)
 
 
 class DataError(LimbeckError):

@@ -1,0 +1,153 @@
+"""Which units can go so that the thinner model computes what the masked one does."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from limbeck.graph import Coupling, Graph, propagate
+from limbeck.graph.flow import Use
+from limbeck.thinning.recipe import Cut, Recipe
+from limbeck.thinning.sizes import changes
+
+
+@dataclass(frozen=True)
+class Reading:
+    """A use, with classes in place of labels."""
+
+    use: Use
+    units: Tensor
+    rows: Tensor
+
+    def holds(self, dead: Tensor) -> Tensor:
+        """``[inputs]``: which units that should go are still read by a row that remains."""
+        remaining = ~_of(dead, self.rows)
+        return _of(dead, self.units) & self.use.incoming & (self.use.weighs & remaining.unsqueeze(1)).any(0)
+
+
+def _of(dead: Tensor, units: Tensor) -> Tensor:
+    return torch.where(units >= 0, dead[units.clamp(min=0)], False)
+
+
+def plan(graph: Graph, coupling: Coupling, tensors: Mapping[str, Tensor], leave: Collection[int] = ()) -> Recipe:
+    """The recipe that removes every unit that computes, or is read as, nothing.
+
+    ``tensors`` says what is zero, by name: a parameter's values, or its mask (bool, True = kept); what is not given is taken to be other than
+    zero. To have biases, norms and running statistics judged, give all of ``model.state_dict()`` with the masks applied.
+
+    A unit goes only where that is exact: at each place that reads it, either the unit is zero for every input, or its weight in every row that
+    remains is. A zero filter whose bias or norm shifts it away from zero stays. So do the classes in ``leave``. What weights leave out as a whole
+    and yet stays is listed in ``recipe.left`` with its reason.
+
+    >>> from torch import nn
+    >>> from limbeck.graph import capture, coupling
+    >>> net = nn.Sequential(nn.Linear(2, 3), nn.ReLU(), nn.Linear(3, 2))
+    >>> graph = capture(net, (torch.zeros(1, 2),))
+    >>> keep = torch.tensor([True, False, True])
+    >>> recipe = plan(graph, coupling(graph), {"0.weight": keep.unsqueeze(1).expand(3, 2), "0.bias": keep})
+    >>> [(cut.tensor, cut.axis, cut.kept) for cut in recipe.cuts]
+    [('0.weight', 0, (0, 2)), ('0.bias', 0, (0, 2)), ('2.weight', 1, (0, 2))]
+    >>> plan(graph, coupling(graph), {"0.weight": keep.unsqueeze(1).expand(3, 2)}).left
+    ("0.weight: 1 of 3 along axis 0 zero but kept ([1]): '0.bias' gives it another value",)
+    """
+    flow = propagate(graph, tensors)
+    roots = flow.classes.roots()
+    readings = [Reading(use, _rooted(roots, use.labels), _rooted(roots, use.rows)) for use in flow.uses]
+    dead = torch.zeros(len(roots), dtype=torch.bool)
+    for reading in readings:
+        dead[reading.units[reading.units >= 0]] = True
+    dead[torch.tensor([*coupling.frozen, *leave], dtype=torch.int64)] = False
+    _settle(readings, dead)
+    while revived := _emptied(coupling, dead) or _too_narrow(graph, coupling, dead):
+        dead[torch.tensor(sorted(revived))] = False
+        _settle(readings, dead)
+    cuts = tuple(
+        Cut(name, axis, len(units), tuple(place for place, unit in enumerate(units) if not dead[unit]))
+        for (name, axis), units in coupling.classes.items()
+        if any(dead[unit] for unit in units)
+    )
+    zero = {name: ~(value.known.expand(value.shape) != 0) for name, value in flow.stored.items()}
+    zero = {name: value & ~flow.stored[name].known.expand(value.shape).isnan() for name, value in zero.items()}
+    return Recipe(cuts, changes(graph, cuts), tuple(left(coupling, dead, zero)))
+
+
+def _rooted(roots: Tensor, labels: Tensor) -> Tensor:
+    return torch.where(labels >= 0, roots[labels.clamp(min=0)], labels)
+
+
+def _settle(readings: list[Reading], dead: Tensor) -> None:
+    """Take back, in place, what is still read, until nothing is: the largest set of units that can go together."""
+    while True:
+        held = [reading.units[reading.holds(dead)] for reading in readings]
+        kept = torch.cat([torch.zeros(0, dtype=torch.int64), *held])
+        if not len(kept):
+            return
+        dead[kept] = False
+
+
+def _emptied(coupling: Coupling, dead: Tensor) -> set[int]:
+    """The first class of each axis that would lose all its units."""
+    return {units[0] for units in coupling.classes.values() if all(bool(dead[unit]) for unit in units)}
+
+
+def _too_narrow(graph: Graph, coupling: Coupling, dead: Tensor) -> set[int]:
+    """A unit of each LSTM that would be no wider than its projection: torch tells by the widths whether it projects."""
+    found = set()
+    for name, module in graph.modules.items():
+        projection = f"{name}.weight_hr_l0" if name else "weight_hr_l0"
+        if module.type == "LSTM" and projection in graph.tensors:
+            outputs, hidden = ([bool(dead[unit]) for unit in coupling.units(projection, axis)] for axis in (0, 1))
+            if hidden.count(False) <= outputs.count(False) and any(hidden):
+                found.add(coupling.units(projection, 1)[hidden.index(True)])
+    return found
+
+
+def left(coupling: Coupling, dead: Tensor, zero: Mapping[str, Tensor]) -> list[str]:
+    """Lines about the zero rows and columns of weights that stay."""
+    lines = []
+    for (name, axis), units in coupling.classes.items():
+        tensor = zero[name]
+        if tensor.dim() < 2 or axis > 1:
+            continue
+        blank = tensor.transpose(0, axis).flatten(1).all(1)
+        reasons: dict[str, list[int]] = {}
+        for place in blank.nonzero().reshape(-1).tolist():
+            if not dead[units[place]]:
+                reasons.setdefault(_reason(coupling, units[place], (name, axis), zero), []).append(place)
+        lines += [
+            f"{name}: {len(places)} of {len(units)} along axis {axis} zero but kept ({_few(places)}): {why}"
+            for why, places in reasons.items()
+        ]
+    return lines
+
+
+def _few(places: list[int]) -> str:
+    return str(places) if len(places) <= 8 else f"{str(places[:8])[:-1]}, ...]"
+
+
+def _reason(coupling: Coupling, unit: int, key: tuple[str, int], zero: Mapping[str, Tensor]) -> str:
+    if unit in coupling.frozen:
+        return "; ".join(coupling.frozen[unit])
+    produces = key in coupling.produced
+    members = {other: places for other, places in coupling.members(unit).items() if (other in coupling.produced) == produces}
+    alive = [name for (name, axis), places in members.items() if zero[name].dim() > 1 and not _blank(zero[name], axis, places)]
+    if alive:
+        return f"coupled with {_names(alive)}, not zero there"
+    if not produces:
+        return "the weights that read it are zero, but not the only place where it counts"
+    vectors = [
+        name for (name, axis), places in coupling.members(unit).items() if zero[name].dim() == 1 and not _blank(zero[name], axis, places)
+    ]
+    return f"{_names(vectors)} gives it another value" if vectors else "it is the last of its axis, or is not zero where it is read"
+
+
+def _blank(zero: Tensor, axis: int, places: tuple[int, ...]) -> bool:
+    return bool(zero.index_select(axis, torch.tensor(places)).all())
+
+
+def _names(names: list[str]) -> str:
+    names = list(dict.fromkeys(names))
+    return ", ".join(f"'{name}'" for name in names[:4]) + (f" and {len(names) - 4} more" if len(names) > 4 else "")

@@ -1,0 +1,70 @@
+"""What a thinning does to a model, as frozen data: which positions of which tensors are kept, which sizes of which modules change."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from limbeck.errors import RecipeError
+
+
+@dataclass(frozen=True)
+class Cut:
+    """The positions of a tensor's axis that are kept."""
+
+    tensor: str
+    axis: int
+    size: int
+    """How many there were."""
+    kept: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Change:
+    """A module's attribute that is a size."""
+
+    module: str
+    attribute: str
+    before: int
+    after: int
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """A thinning: apply it to the model that it was made for, or to a fresh one of the same class.
+
+    >>> recipe = Recipe((Cut("fc.weight", 0, 4, (0, 2)),), (Change("fc", "out_features", 4, 2),))
+    >>> Recipe.from_json(recipe.to_json()) == recipe
+    True
+    """
+
+    cuts: tuple[Cut, ...] = ()
+    changes: tuple[Change, ...] = ()
+    left: tuple[str, ...] = ()
+    """What weights leave out and yet stays, each with its reason."""
+
+    def __bool__(self) -> bool:
+        return bool(self.cuts)
+
+    def to_json(self) -> str:
+        """As text."""
+        return json.dumps(asdict(self))
+
+    @staticmethod
+    def from_json(text: str) -> Recipe:
+        """Of text that ``to_json`` wrote; raises ``RecipeError`` for any other."""
+        try:
+            data: Any = json.loads(text)
+            cuts = tuple(Cut(str(cut["tensor"]), int(cut["axis"]), int(cut["size"]), tuple(map(int, cut["kept"]))) for cut in data["cuts"])
+            changes = tuple(_change(change) for change in data["changes"])
+            return Recipe(cuts, changes, tuple(map(str, data.get("left", ()))))
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            raise RecipeError(
+                f"this is no thinning recipe: {type(error).__name__}: {error}; it is JSON that Recipe.to_json wrote"
+            ) from error
+
+
+def _change(data: Mapping[str, Any]) -> Change:
+    return Change(str(data["module"]), str(data["attribute"]), int(data["before"]), int(data["after"]))

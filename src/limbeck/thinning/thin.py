@@ -1,0 +1,124 @@
+"""Thinning in one step: capture, plan, try on a copy, apply."""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+import traceback
+from collections.abc import Iterator, Mapping, MutableMapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from limbeck.errors import RecipeError
+from limbeck.graph import Coupling, capture, coupling
+from limbeck.masks import Masks
+from limbeck.names import canonical
+from limbeck.thinning.apply import apply
+from limbeck.thinning.plan import plan
+from limbeck.thinning.recipe import Recipe
+
+TOLERANCE = 1e-5
+
+
+def thin(
+    model: nn.Module,
+    example_inputs: Sequence[Any],
+    masks: Masks | MutableMapping[str, Tensor] | None = None,
+    optimizer: Optimizer | None = None,
+) -> Recipe:
+    """Remove from a model all units that are zero, and return the recipe.
+
+    The recipe is tried on a copy first. Where the model's code itself holds a size that would change (``x.view(-1, 256)``), the units that pass that
+    line stay, and ``recipe.left`` says so.
+
+    >>> net = nn.Sequential(nn.Linear(2, 3), nn.ReLU(), nn.Linear(3, 2))
+    >>> with torch.no_grad():
+    ...     _ = net[0].weight[1].zero_(), net[0].bias[1].zero_()
+    >>> recipe = thin(net, (torch.zeros(1, 2),))
+    >>> net
+    Sequential(
+      (0): Linear(in_features=2, out_features=2, bias=True)
+      (1): ReLU()
+      (2): Linear(in_features=2, out_features=2, bias=True)
+    )
+
+    Raises ``CaptureError`` for a model that cannot be captured, ``RecipeError`` where no part of the plan can be carried out.
+    """
+    graph = capture(model, example_inputs)
+    coupled = coupling(graph)
+    zeros = tensors(model)
+    leave: dict[int, str] = {}
+    while True:
+        recipe = plan(graph, coupled, zeros, leave)
+        if not recipe:
+            break
+        trouble = check(recipe, model, example_inputs)
+        if trouble is None:
+            break
+        lines = [line for line in trouble.lines if coupled.lines.get(line, frozenset()) - leave.keys()]
+        held = set(coupled.lines[lines[0]] if lines else _assumed(coupled)) - leave.keys()
+        if not held:
+            raise RecipeError(f"a thinned copy of the model {trouble.text}; nothing was changed", [trouble.text])
+        leave |= dict.fromkeys(held, f"{lines[0] if lines else 'a cut at given numbers'}: the model's code holds its size ({trouble.text})")
+    notes = tuple(dict.fromkeys(leave.values()))
+    recipe = dataclasses.replace(recipe, left=(*recipe.left, *notes))
+    apply(recipe, model, masks, optimizer)
+    return recipe
+
+
+def _assumed(coupled: Coupling) -> set[int]:
+    return {unit for units in coupled.assumed.values() for unit in units}
+
+
+def tensors(model: nn.Module) -> dict[str, Tensor]:
+    """All parameters and buffers, by canonical name: what ``plan`` judges."""
+    return {canonical(name): tensor.detach() for group in (model.named_parameters(), model.named_buffers()) for name, tensor in group}
+
+
+@dataclasses.dataclass(frozen=True)
+class Trouble:
+    """What went wrong with a thinned copy, and the lines of code it went through, innermost first."""
+
+    text: str
+    lines: tuple[str, ...] = ()
+
+
+def check(recipe: Recipe, model: nn.Module, example_inputs: Sequence[Any]) -> Trouble | None:
+    """Whether a thinned copy of a model computes what the model does, to 1e-5 of the largest output; None when it does."""
+    modes = [(module, module.training) for module in model.modules()]
+    thinned = copy.deepcopy(model)
+    apply(recipe, thinned)
+    try:
+        with torch.no_grad():
+            expected = list(_flat(model.eval()(*example_inputs)))
+            try:
+                found = list(_flat(thinned.eval()(*example_inputs)))
+            except Exception as error:
+                frames = reversed(traceback.extract_tb(error.__traceback__))
+                text = f"fails: {str(error).splitlines()[0] if str(error) else type(error).__name__}"
+                return Trouble(text, tuple(f"{Path(frame.filename).name}:{frame.lineno}" for frame in frames))
+    finally:
+        for module, mode in modes:
+            module.training = mode
+    for one, other in zip(expected, found, strict=True):
+        if one.shape != other.shape:
+            return Trouble(f"gives a result of shape {tuple(other.shape)}, not {tuple(one.shape)}")
+        scale = max(1.0, float(one.abs().max())) if one.numel() else 1.0
+        if not torch.allclose(one.double(), other.double(), rtol=0, atol=TOLERANCE * scale, equal_nan=True):
+            return Trouble(f"differs by {float((one - other).abs().max()):.1e}")
+    return None
+
+
+def _flat(result: Any) -> Iterator[Tensor]:
+    if isinstance(result, Tensor):
+        yield result
+    elif isinstance(result, Mapping):
+        for value in result.values():
+            yield from _flat(value)
+    elif isinstance(result, (list, tuple)):
+        for value in result:
+            yield from _flat(value)

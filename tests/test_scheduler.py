@@ -477,8 +477,10 @@ def test_loss_components() -> None:
     loss = scheduler.loss(torch.tensor(1.0))
     assert list(scheduler.loss_components) == ["L1Regularizer_loss"]
     penalty = 0.75 * float(model.first.weight.detach().abs().sum())
-    assert float(scheduler.loss_components["L1Regularizer_loss"].detach()) == pytest.approx(penalty)
+    assert float(scheduler.loss_components["L1Regularizer_loss"]) == pytest.approx(penalty)
     assert float(loss.detach()) == pytest.approx(1 + penalty)
+    assert not scheduler.loss_components["L1Regularizer_loss"].requires_grad
+    assert scheduler.penalties["L1Regularizer_loss"].requires_grad
 
 
 def test_a_loss_without_policies_is_the_loss() -> None:

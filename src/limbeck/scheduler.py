@@ -84,7 +84,12 @@ class Scheduler:
 
     @property
     def loss_components(self) -> Mapping[str, Tensor]:
-        """The penalties that were added to the last loss, by name."""
+        """The penalties that were added to the last loss, by name: numbers for a log, detached from the graph."""
+        return {name: penalty.detach() for name, penalty in self._steps.components.items()}
+
+    @property
+    def penalties(self) -> Mapping[str, Tensor]:
+        """The same as they were added, with their graph: for a loop that adds them to a loss of its own."""
         return self._steps.components
 
     def add(self, window: Window, action: Action) -> None:

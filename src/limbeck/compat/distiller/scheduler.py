@@ -108,7 +108,7 @@ class CompressionScheduler:
         self._call.loss, self._call.components = loss, {}
         total = self.scheduler.before_backward_pass(epoch, minibatch_id, minibatches_per_epoch, loss, optimizer)
         self._call.loss = None
-        penalties = self.scheduler.loss_components
+        penalties = self.scheduler.penalties
         if return_loss_components:
             own = self._call.components
             named = [own.get(name) or [LossComponent(name, value)] for name, value in penalties.items()]

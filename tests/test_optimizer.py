@@ -579,3 +579,10 @@ def test_units_and_pools_go_the_same_way() -> None:
     for batch in batches(3):
         update(model, optimizer, batch)
     assert int((model[0].weight == 0).all(1).sum()) == 3
+
+
+def test_a_model_in_the_place_of_the_optimizer_is_told_the_order() -> None:
+    model: Any = network()
+    optimizer: Any = sgd(model)
+    with pytest.raises(TypeError, match=r"here the optimizer comes first, and the model second: attach\(optimizer, model"):
+        attach(model, optimizer, RAMP, WINDOW)

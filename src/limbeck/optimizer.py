@@ -57,6 +57,8 @@ def attach(
     Raises ``ScheduleError`` for windows and policies by epoch, of which an optimizer knows nothing, for an optimizer of another model, and for all
     faults of a schedule file; ``TargetError`` for names and patterns that match nothing.
     """
+    if isinstance(optimizer, nn.Module) or isinstance(model, Optimizer):
+        raise TypeError("here the optimizer comes first, and the model second: attach(optimizer, model, pruner_or_schedule)")
     optimizer = _innermost(optimizer)
     if isinstance(pruner_or_schedule, str | os.PathLike | Mapping):
         _refuse_window(window, "a schedule file says in its policies when they fire")

@@ -432,6 +432,24 @@ def test_levels_are_refused_where_an_amount_is_a_threshold(pruner: Pruner) -> No
         Prune(pruner, levels={"first.weight": 0.5})
 
 
+@pytest.mark.parametrize("given", ["AutomatedGradualPruner", {"first.weight": 0.5}, level_pruner])
+def test_what_is_no_pruner_is_told_what_is(given: Any) -> None:
+    with pytest.raises(ScheduleError, match=r"^Prune takes a Pruner, not .*; one is made as in Pruner\("):
+        Prune(given)
+
+
+def test_a_mask_on_the_forward_pass_only_changes_nothing_beside_a_dense_copy() -> None:
+    ends = []
+    for options in (SOFT, {"use_double_copies": True}):
+        torch.manual_seed(0)
+        model = net()
+        optimizer = SGD(model.parameters(), lr=0.1, momentum=0.9)
+        scheduler = Scheduler(model, half(Window(0, 2), **options), optimizer)
+        train(scheduler, model, optimizer, 2)
+        ends.append((model.state_dict(), scheduler.state_dict()["aside"]))
+    assert equal(*ends)
+
+
 def test_levels_take_the_place_of_the_pruner_s() -> None:
     model = net()
     scheduler = Scheduler(model, [(Window(), Prune(level_pruner({"first.weight": 0.5}), levels={"last.weight": 0.25}))])

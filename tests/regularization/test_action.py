@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from typing import Any
 
 import pytest
 import torch
@@ -161,6 +162,12 @@ def test_a_run_resumed_between_two_steps_keeps_the_same_mask() -> None:
 def test_what_cannot_be_shows_before_training(window: Window, action: Regularize, message: str) -> None:
     with pytest.raises(ScheduleError, match=message):
         Scheduler(One(WEIGHT), [(window, action)])
+
+
+@pytest.mark.parametrize("given", ["L1Regularizer", l1_regularizer])
+def test_what_is_no_regularizer_is_told_what_is(given: Any) -> None:
+    with pytest.raises(ScheduleError, match=r"^Regularize takes a Regularizer, not .*; one is made as in l1_regularizer\("):
+        Regularize(given)
 
 
 def test_a_variance_needs_two_channels() -> None:

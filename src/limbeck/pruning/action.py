@@ -41,7 +41,8 @@ class Prune(Action):
     - by default they are gone, and no step brings them back;
     - ``use_double_copies``: the forward pass sees masked weights, the optimizer changes a dense copy of them, and that is what the next mask is
       made from. In between the parameter holds masked values: a checkpoint or an evaluation sees no others;
-    - ``mask_on_forward_only`` alone: what the optimizer makes of the masked weights is what the next mask is made from, and no more than that;
+    - ``mask_on_forward_only`` alone: what the optimizer makes of the masked weights is what the next mask is made from, and no more than that.
+      Beside ``use_double_copies`` it changes nothing, because the dense copy holds that, too;
     - ``keep_mask``: at the end of the window's last firing epoch (or step) the dense values go, and the mask stays for good;
     - ``discard_masks_at_minibatch_end``: there are masks from a firing to the end of that minibatch.
 
@@ -77,6 +78,10 @@ class Prune(Action):
         fold_batchnorm: bool = False,
         after_step: bool = False,
     ) -> None:
+        if not isinstance(pruner, Pruner):
+            raise ScheduleError(
+                f"Prune takes a Pruner, not {pruner!r}; one is made as in Pruner({{'fc.weight': 0.5}}), or by a function such as level_pruner"
+            )
         if keep_mask and discard_masks_at_minibatch_end:
             raise ScheduleError("keep_mask and discard_masks_at_minibatch_end exclude each other: leave one of them out")
         if levels is not None and any(isinstance(target, Cut) for target in pruner.targets.values()):

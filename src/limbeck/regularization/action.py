@@ -25,6 +25,11 @@ class Regularize(Action):
     """
 
     def __init__(self, regularizer: Regularizer, keep_mask: bool = False) -> None:
+        if not isinstance(regularizer, Regularizer):
+            raise ScheduleError(
+                f"Regularize takes a Regularizer, not {regularizer!r}; one is made as in l1_regularizer({{'fc.weight': 1e-4}}), "
+                "from limbeck.regularization"
+            )
         self.regularizer = regularizer
         self.keep_mask = keep_mask
 

@@ -227,3 +227,29 @@ def test_a_ramp_that_never_arrives_is_a_warning(pruner: str, window: str, arrive
     assert [str(warning) for warning in check_file(text, model()).warnings] == expected
     assert [str(warning) for warning in check_file(text).warnings] == expected
     assert list(plan(text, model()).warnings) == expected
+
+
+NORMED = nn.ModuleDict({"fc1": nn.Linear(4, 6), "bn1": nn.BatchNorm1d(6), "fc2": nn.Linear(6, 6), "bn2": nn.BatchNorm1d(6)})
+
+
+@pytest.mark.parametrize(
+    ("pruner", "fault"),
+    [
+        ("class: NetworkSlimmingPruner, weights: '*bn*.weight', sparsity: 0.5", None),
+        ("class: FollowingPruner, weights: '*bn*.bias'", None),
+        ("class: NetworkSlimmingPruner, weights: fc1.weight, sparsity: 0.5", "'fc1.weight' is no scale of a batch norm"),
+        ("class: FollowingPruner, weights: fc1.weight", "'fc1.weight' has a shape of (6, 4), and what follows is a vector"),
+        (
+            "class: WandaPruner, weights: bn1.weight, sparsity: 0.5",
+            "'bn1.weight' has a shape of (6,), and is weighed by the inputs of a layer",
+        ),
+        ("class: Pruner, criterion: apoz, weights: fc1.weight, sparsity: 0.5", "'fc1.weight' is scored by the activations of its filters"),
+        ("class: SplicingPruner, sensitivities: {fc1.weight: 1}, low_thresh_mult: 2, hi_thresh_mult: 1", "low_thresh_mult 2"),
+    ],
+)
+def test_what_cannot_be_scored_is_a_fault_and_what_is_meant_no_warning(tmp_path: Path, pruner: str, fault: str | None) -> None:
+    file = tmp_path / "schedule.yaml"
+    file.write_text(f"pruners: {{p: {{{pruner}}}}}\npolicies: [{{pruner: {{instance_name: p}}, epochs: [0]}}]")
+    report = check_file(file, NORMED)
+    assert [str(line.message).removeprefix("SplicingPruner: ").startswith(fault or "-") for line in report.faults] == [True] * bool(fault)
+    assert not report.warnings

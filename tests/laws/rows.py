@@ -188,7 +188,7 @@ PRUNER_ROWS = (
     Row("FollowingPruner", {"weights": [BIAS]}, Window(0, 1), reads="seen", ranks=(1,)),
     Row("MovementPruner", COMPOSED, count=floored, reads="seen"),
     Row("MovementPruner", COMPOSED, BY_STEP, options=SOFT, count=floored, reads="seen"),
-    Row("NetworkSlimmingPruner", {"weights": [SCALE], "sparsity": 0.4}, count=floored, size=mean),
+    Row("NetworkSlimmingPruner", {"weights": [SCALE], "sparsity": 0.4}, count=floored, size=mean, ranks=(1,)),
     Row("RigLPruner", COMPOSED, count=floored, reads="both", lasting=False),
     Row(
         "RigLPruner",

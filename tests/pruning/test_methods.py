@@ -287,3 +287,9 @@ def test_an_error_names_the_tensor() -> None:
         bench.scheduler.on_epoch_begin(0)
     with pytest.raises(MaskError, match="'weight': ramp_epoch_offset 9 must lie within the window: from 0 to 3 epochs"):
         baidu_rnn_pruner(0.2, 9, 2, ["weight"]).masks({"weight": Site(torch.randn(2, 3))}, Moment(0, 0, 3))
+
+
+def test_splicing_refuses_a_low_threshold_above_the_high_one() -> None:
+    with pytest.raises(ValueError, match=r"low_thresh_mult 1.1 is above hi_thresh_mult 0.9, .*; let it be the lower one, or equal"):
+        splicing_pruner({"weight": 0.5}, 1.1, 0.9)
+    assert splicing_pruner({"weight": 0.5}, 0.9, 0.9).targets == {"weight": 0.5}

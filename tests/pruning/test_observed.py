@@ -14,8 +14,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from limbeck.errors import MaskError
+from limbeck.errors import MaskError, ScheduleError
 from limbeck.pruning import Prune, Pruner, Site
+from limbeck.pruning.calibrated import wanda_pruner
+from limbeck.pruning.composed import composed_pruner
 from limbeck.pruning.observed import (
     OBSERVED_PRUNERS,
     following_pruner,
@@ -27,7 +29,7 @@ from limbeck.pruning.observed import (
     snip_pruner,
     taylor_pruner,
 )
-from limbeck.pruning.observed_criteria import Observed, Regrowth
+from limbeck.pruning.observed_criteria import Observed, Regrowth, apoz, mean_activation
 from limbeck.scheduler import Scheduler
 from limbeck.schedules import Moment, Window
 from limbeck.tile import FILTERS
@@ -287,13 +289,34 @@ def test_a_bias_follows_its_filter() -> None:
     assert (net.head.bias == 0).nonzero().flatten().tolist() == [2]
 
 
-@pytest.mark.parametrize(
-    ("model", "name"), [(nn.ConvTranspose2d(4, 4, 3), "bias"), (nn.LSTM(2, 2), "bias_ih_l0"), (nn.Linear(4, 4), "weight")]
-)
+@pytest.mark.parametrize(("model", "name"), [(nn.ConvTranspose2d(4, 4, 3), "bias"), (nn.LSTM(2, 2), "bias_ih_l0")])
 def test_what_has_no_weight_beside_it_cannot_follow(model: nn.Module, name: str) -> None:
     scheduler = Scheduler(model, [(Window(0, 1), Prune(following_pruner([name])))])
     with pytest.raises(MaskError, match=f"'{name}' has no 'weight' of"):
         scheduler.on_epoch_begin(0)
+
+
+@pytest.mark.parametrize(
+    ("pruner", "message"),
+    [
+        (following_pruner([HEAD]), r"'head.weight' has a shape of \(5, 6\), and what follows is a vector; name the biases of modules"),
+        (following_pruner(["bn.weight"]), "'bn.weight' is what a bias follows; name the biases of modules whose weight is pruned"),
+        (network_slimming_pruner([HEAD], 0.5), r"'head.weight' is no scale of a batch norm: it has a shape of \(5, 6\)"),
+        (network_slimming_pruner(["bn.*"], 0.5), "^'bn.bias' is no scale of a batch norm: its name says that it is a bias"),
+        (wanda_pruner(["bn.weight"], 0.5), r"'bn.weight' has a shape of \(8,\), and is weighed by the inputs of a layer"),
+        (
+            composed_pruner([HEAD], 0.5, apoz),
+            "'head.weight' is scored by the activations of its filters, and its units are no whole filters",
+        ),
+        (composed_pruner([CONV], 0.5, mean_activation, "channels"), "'conv.weight' is scored .* and its units are no whole filters"),
+        (composed_pruner(["conv.bias"], 0.5, apoz), "'conv.bias' is scored by the activations of its filters, which a vector lacks"),
+        (composed_pruner([HEAD], criterion=apoz, n_of_m="2:4"), "'head.weight' is scored .* and its units are no whole filters"),
+    ],
+    ids=str,
+)
+def test_what_cannot_be_scored_is_refused_before_training(pruner: Pruner, message: str) -> None:
+    with pytest.raises(ScheduleError, match=message):
+        Scheduler(Net(), [(Window(0, 1), Prune(pruner))])
 
 
 # --- RigL ---------------------------------------------------------------------------------------------------------------------------------

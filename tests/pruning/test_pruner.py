@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import pytest
 import torch
 from hypothesis import given, settings
@@ -176,6 +178,32 @@ def test_units_live_or_die_whole_and_exactly_as_many_as_asked(
     assert keep.is_contiguous()
     assert torch.equal(units.any(1), units.all(1))
     assert int((~units[:, 0]).sum()) == Lowest().dropped(amount, len(units))
+
+
+def failing(units: Units) -> Tensor:
+    return units.stats["gardient"][:, 0]
+
+
+def test_a_criterion_that_raises_is_named_with_its_tensor() -> None:
+    with pytest.raises(MaskError, match=r"^'fc.weight': the criterion 'failing' of its pruner raised KeyError: 'gardient'$") as caught:
+        masks(Pruner({"fc.weight": 0.5}, failing), **{"fc.weight": torch.ones(4, 2)})
+    causes = [caught.value, caught.value.__cause__, caught.value.__cause__ and caught.value.__cause__.__cause__]
+    assert [type(cause) for cause in causes] == [MaskError, MaskError, KeyError]
+
+
+class OnlyMatrices:
+    """A criterion of a user's own that refuses what it cannot score."""
+
+    def __call__(self, units: Units) -> Tensor:
+        return l1(units)
+
+    def misfit(self, name: str, shape: Sequence[int], unit: Tile) -> str | None:
+        return None if len(shape) == 2 else f"has {len(shape)} axes"
+
+
+def test_a_criterion_may_refuse_what_it_cannot_score() -> None:
+    pruner = Pruner({}, OnlyMatrices())
+    assert list(pruner.misfits({"fc": 0.5, "conv": 0.5}, {"fc": (4, 3), "conv": (4, 3, 3)})) == ["'conv' has 3 axes"]
 
 
 def test_a_nan_is_refused_by_name() -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 
@@ -99,7 +99,11 @@ class Units:
 
 
 Criterion = Callable[[Units], Tensor]
-"""``units -> [units]``; an attribute ``needs`` says what it must have observed."""
+"""``units -> [units]``; an attribute ``needs`` says what it must have observed: a ``Need`` of ``limbeck.needs``, or several.
+
+Two more attributes are for checks before training. ``misfit(name, shape, unit)`` says, as the end of a sentence, why it cannot score a tensor
+that is cut into such units; None: it can. ``vectors`` says that it is made for biases and gains.
+"""
 
 
 def l1(units: Units) -> Tensor:
@@ -115,6 +119,27 @@ def l2(units: Units) -> Tensor:
         if isinstance(units.members, int) and units.members == 1
         else units.total(torch.square).sqrt() / units.members
     )
+
+
+class Scales:
+    """Mean absolute weight of a batch norm's scales, ``[units]``; what is no vector, or a bias, is a misfit.
+
+    >>> Scales().misfit("fc.weight", (3, 4), FILTERS)
+    'is no scale of a batch norm: it has a shape of (3, 4), and scales are a vector; name the weights of batch norms'
+    """
+
+    vectors = True
+
+    def __call__(self, units: Units) -> Tensor:
+        """The scores."""
+        return l1(units)
+
+    def misfit(self, name: str, shape: Sequence[int], unit: Tile) -> str | None:
+        """Why a parameter cannot be a batch norm's scales."""
+        if len(shape) == 1 and not name.endswith("bias"):
+            return None
+        what = "its name says that it is a bias" if len(shape) == 1 else f"it has a shape of {tuple(shape)}, and scales are a vector"
+        return f"is no scale of a batch norm: {what}; name the weights of batch norms"
 
 
 def maximum(units: Units) -> Tensor:

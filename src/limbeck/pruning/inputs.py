@@ -10,6 +10,7 @@ from torch.nn import functional as F
 
 from limbeck.errors import MaskError
 from limbeck.pruning.criteria import Units
+from limbeck.tile import Tile
 from limbeck.watch import Activations
 
 LAYERS = (nn.Linear, nn.Conv1d, nn.Conv2d)
@@ -99,6 +100,13 @@ class Wanda:
         if KEY not in units.measured:
             raise MaskError("nothing has observed this layer's inputs; prune through a schedule, or with limbeck.pruning.calibrated.wanda")
         return units.total(_weighed, KEY)
+
+    def misfit(self, name: str, shape: Sequence[int], unit: Tile) -> str | None:
+        """Why a tensor of this shape is no weight of ``LAYERS``."""
+        if 2 <= len(shape) <= 4:
+            return None
+        what = f"has a shape of {tuple(shape)}, and is weighed by the inputs of a layer"
+        return f"{what}; give weights of Linear, Conv1d and Conv2d layers alone, which have 2 to 4 axes"
 
 
 def _weighed(weight: Tensor, square: Tensor) -> Tensor:

@@ -65,8 +65,14 @@ def splicing_pruner(
 ) -> Pruner:
     """Drop below a low threshold, revive from a high one up, leave the rest as it was (dynamic network surgery; Guo et al. 2016).
 
-    The thresholds are ``low_thresh_mult`` and ``hi_thresh_mult`` times ``mean(|w|) + std(|w|) * sensitivity`` of the dense tensor.
+    The thresholds are ``low_thresh_mult`` and ``hi_thresh_mult`` times ``mean(|w|) + std(|w|) * sensitivity`` of the dense tensor. Raises
+    ``ValueError`` where the low one is above the high one.
     """
+    if low_thresh_mult > hi_thresh_mult:
+        raise ValueError(
+            f"low_thresh_mult {low_thresh_mult} is above hi_thresh_mult {hi_thresh_mult}, so that what lies between would both fall and come "
+            "back; let it be the lower one, or equal"
+        )
     select = _OwnAmount(Band(hi_thresh_mult), low_thresh_mult)
     return Pruner(dict(sensitivities), score=Splicing(sensitivity_multiplier), select=select)
 

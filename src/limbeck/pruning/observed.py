@@ -15,7 +15,7 @@ from limbeck.fields import Names, Sparsity, Whole
 from limbeck.groups import group
 from limbeck.pruning.allotments import ALLOTMENTS
 from limbeck.pruning.composed import Blocks, Granularity, Scope, composed_pruner
-from limbeck.pruning.criteria import l1
+from limbeck.pruning.criteria import Scales
 from limbeck.pruning.observed_criteria import (
     Regrowth,
     apoz,
@@ -141,7 +141,7 @@ def network_slimming_pruner(weights: Names, sparsity: Amount, scope: Scope = "gl
 
     A channel of scale 0 still gives the norm's bias. To drop that too, let a ``FollowingPruner`` with the ``biases`` follow in the policies.
     """
-    return composed_pruner(weights, sparsity, l1, "element", None, scope)
+    return composed_pruner(weights, sparsity, Scales(), "element", None, scope)
 
 
 def following_pruner(weights: Names) -> Pruner:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -15,6 +16,7 @@ from limbeck.pruning._select import lowest
 from limbeck.pruning.chance import generator
 from limbeck.pruning.criteria import Criterion, Units, l1
 from limbeck.pruning.selectors import Lowest
+from limbeck.tile import FILTERS, Tile
 
 
 def observed(units: Units, key: str) -> Tensor:
@@ -29,10 +31,12 @@ def observed(units: Units, key: str) -> Tensor:
 
 @dataclass(frozen=True)
 class Observed:
-    """What was observed, as it stands, times ``sign``: ``[units]``."""
+    """What was observed, as it stands, times ``sign``: ``[units]``; ``misfit`` and ``vectors`` are as for any ``Criterion``."""
 
     needs: Need
     sign: float = 1.0
+    misfit: Callable[[str, Sequence[int], Tile], str | None] | None = None
+    vectors: bool = False
 
     def __call__(self, units: Units) -> Tensor:
         """The scores."""
@@ -130,20 +134,38 @@ def _mean_above_zero(owner: nn.Module, attribute: str, activation: Tensor) -> Te
     return _mean_of_filters(owner, attribute, activation.relu())
 
 
-apoz = Observed(Activations("apoz", _share_above_zero))
+def _no_filters(name: str, shape: Sequence[int], unit: Tile) -> str | None:
+    """Why activations, of which there is one number a filter, cannot score such units."""
+    if len(shape) > 1 and unit.grid(shape) == FILTERS.grid(shape):
+        return None
+    what = "which a vector lacks" if len(shape) < 2 else "and its units are no whole filters"
+    return (
+        f"is scored by the activations of its filters, {what}; give the weight of a convolution or a Linear layer, and granularity filters"
+    )
+
+
+apoz = Observed(Activations("apoz", _share_above_zero), misfit=_no_filters)
 """1 - the average percentage of zeros that a ReLU behind the filter would give (Hu et al. 2016, arXiv 1607.03250).
 
 What follows the filter is the batch norm that reads its output, or else that output itself. A zero is an activation of 0 or less there.
 """
 
-mean_activation = Observed(Activations("mean_activation", _mean_above_zero))
+mean_activation = Observed(Activations("mean_activation", _mean_above_zero), misfit=_no_filters)
 """The mean activation that a ReLU behind the filter would give (Molchanov et al. 2017, arXiv 1611.06440, section 2.2)."""
 
-highest_mean_activation = Observed(mean_activation.needs, sign=-1.0)
+highest_mean_activation = Observed(mean_activation.needs, sign=-1.0, misfit=_no_filters)
 """The ancestor's order: the filters of the highest mean are worth least."""
 
 
-beside = Observed(Beside())
+def _no_follower(name: str, shape: Sequence[int], unit: Tile) -> str | None:
+    """Why a parameter has no weight beside it to follow."""
+    if len(shape) == 1 and name.rpartition(".")[2] != "weight":
+        return None
+    what = f"has a shape of {tuple(shape)}, and what follows is a vector" if len(shape) != 1 else "is what a bias follows"
+    return f"{what}; name the biases of modules whose weight is pruned"
+
+
+beside = Observed(Beside(), misfit=_no_follower, vectors=True)
 """The largest magnitude in the same entry of the weight in the same module: 0 where a mask has dropped a filter, a row or a scale."""
 
 

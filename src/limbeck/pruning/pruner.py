@@ -121,7 +121,7 @@ class Pruner:
         >>> next(Pruner({"*": 0.5}, unit=Tile((1, 1, -1))).misfits({"fc.weight": 0.5}, {"fc.weight": (3, 4)}))
         "'fc.weight' cannot be cut into units: a shape of (3, 4) has no groups of type 2D; they take 3 axes or more"
         """
-        resolved, counts = replace(self, targets=targets), dict[str, int]()
+        resolved, counts, unfit = replace(self, targets=targets), dict[str, int](), getattr(self.score, "misfit", None)
         for name in targets:
             unit = resolved.unit_of(name)
             message = misfit(unit, shapes[name])
@@ -129,6 +129,8 @@ class Pruner:
                 message = misfit(self.pool, unit.grid(shapes[name]))
             if message is not None:
                 yield f"'{name}' cannot be cut into units: {message}"
+            elif unfit is not None and (message := unfit(name, shapes[name], unit)) is not None:
+                yield f"'{name}' {message}"
             else:
                 counts[name] = math.prod(unit.grid(shapes[name]))
         if self.tie is not None:
@@ -226,8 +228,15 @@ class Pruner:
 
 
 def _scored(score: Criterion, units: Units) -> Tensor:
-    """The scores; raises ``MaskError`` when a criterion, which may be the user's, gives something else."""
-    scores, number = score(units), math.prod(units.unit.grid(units.tensor.shape))
+    """The scores; raises ``MaskError`` when a criterion, which may be the user's, fails or gives something else."""
+    number = math.prod(units.unit.grid(units.tensor.shape))
+    try:
+        scores = score(units)
+    except (MaskError, torch.OutOfMemoryError):
+        raise
+    except Exception as error:
+        criterion = getattr(score, "__name__", type(score).__name__)
+        raise MaskError(f"the criterion '{criterion}' of its pruner raised {type(error).__name__}: {error}") from error
     if isinstance(scores, Tensor) and scores.shape == (number,) and scores.is_floating_point():
         return scores
     what = f"{scores.dtype} of shape {tuple(scores.shape)}" if isinstance(scores, Tensor) else type(scores).__name__

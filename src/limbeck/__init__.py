@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     )
     from limbeck.events import Action, State
     from limbeck.masks import Masks
+    from limbeck.needs import Activations, Gradients
     from limbeck.optimizer import attach
     from limbeck.pruning import Prune, Pruner, Site
     from limbeck.pruning.criteria import Units
@@ -57,6 +58,7 @@ _HOMES = {
     ),
     "limbeck.events": ("Action", "State"),
     "limbeck.masks": ("Masks",),
+    "limbeck.needs": ("Activations", "Gradients"),
     "limbeck.optimizer": ("attach",),
     "limbeck.pruning": ("Prune", "Pruner", "Site"),
     "limbeck.pruning.criteria": ("Units",),
@@ -74,8 +76,10 @@ _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
 __all__ = [
     "TFMOT",
     "Action",
+    "Activations",
     "CheckpointError",
     "DataError",
+    "Gradients",
     "LearningRate",
     "LimbeckError",
     "MaskError",

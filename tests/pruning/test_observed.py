@@ -312,7 +312,7 @@ def test_what_has_no_weight_beside_it_cannot_follow(model: nn.Module, name: str)
         (composed_pruner(["conv.bias"], 0.5, apoz), "'conv.bias' is scored by the activations of its filters, which a vector lacks"),
         (composed_pruner([HEAD], criterion=apoz, n_of_m="2:4"), "'head.weight' is scored .* and its units are no whole filters"),
     ],
-    ids=str,
+    ids=[str(number) for number in range(9)],  # workers must agree on them
 )
 def test_what_cannot_be_scored_is_refused_before_training(pruner: Pruner, message: str) -> None:
     with pytest.raises(ScheduleError, match=message):

@@ -76,12 +76,25 @@ def did_you_mean(name: str, choices: Iterable[str], most: int = 3) -> str:
 
     >>> did_you_mean("final_sparsty", ["initial_sparsity", "final_sparsity"])
     "; did you mean 'final_sparsity'?"
+
+    A name in other letters, and the initials of one, are close too:
+
+    >>> did_you_mean("AGP", ["AutomatedGradualPruner", "TaylorPruner"]), did_you_mean("L1", ["l1", "l2"])
+    ("; did you mean 'AutomatedGradualPruner'?", "; did you mean 'l1'?")
     """
-    ranked = difflib.get_close_matches(name, list(dict.fromkeys(choices)), n=most, cutoff=0.75)
+    choices = list(dict.fromkeys(choices))
+    ranked = [choice for choice in choices if choice.lower() == name.lower() or _initials(choice) == name.upper()]
+    ranked = ranked[:most] or difflib.get_close_matches(name, choices, n=most, cutoff=0.75)
     if not ranked:
         return ""
     best = [close for close in ranked if _likeness(name, close) >= _likeness(name, ranked[0]) - 0.02]
     return "; did you mean " + " or ".join(f"'{close}'" for close in best) + "?"
+
+
+def _initials(name: str) -> str | None:
+    """The capitals of a class's name; None where they are too few to mean it."""
+    capitals = "".join(letter for letter in name if letter.isupper())
+    return capitals if len(capitals) > 2 else None
 
 
 def _likeness(one: str, other: str) -> float:

@@ -11,7 +11,7 @@ from typing import Annotated
 
 from pydantic import Field
 
-from limbeck.fields import Described, Positive, Sparsity, Whole
+from limbeck.fields import Described, Positive, Sparsity, Whole, pair
 from limbeck.schedules import Moment, Schedule
 
 
@@ -97,7 +97,7 @@ class Piecewise:
     Raises ``ValueError`` without points, and unless their times rise.
     """
 
-    points: tuple[tuple[Whole, Sparsity], ...]
+    points: tuple[Annotated[tuple[Whole, Sparsity], pair("[epochs or steps, sparsity], as in [5, 0.8]")], ...]
     jump: bool = False
 
     def __post_init__(self) -> None:

@@ -22,7 +22,7 @@ from limbeck.pruning.methods import PRUNERS
 from limbeck.tile import Tile
 
 AGP = "{class: AutomatedGradualPruner, initial_sparsity: 0.1, final_sparsity: 0.9, weights: [0.weight]}"
-CLASSES = ", ".join(sorted(PRUNERS))
+CHOICES = f"docs/schedule.md tells which pruner is for what, and limbeck schema lists all {len(PRUNERS)}"
 ONCE = "policies: [{pruner: {instance_name: p}, epochs: [0]}]"
 RATE = "policies: [{lr_scheduler: {instance_name: lr}, epochs: [0]}]"
 
@@ -107,6 +107,10 @@ COMPOSED = [
      "line 8, pruners.p.sparsity.stop: -1 should be greater than or equal to 0"),
     ("weights: w\n    sparsity: {ramp: piecewise, points: [[0, 0.1], [0, 0.5]]}",
      "line 5, pruners.p.sparsity: a piecewise ramp needs points whose times rise, as in [[0, 0.2], [5, 0.8]]; these are at [0, 0]"),
+    ("weights: w\n    sparsity:\n      ramp: piecewise\n      points: [0.3, 0.6]",
+     "line 7, pruners.p.sparsity.points[0]: 0.3 should be [epochs or steps, sparsity], as in [5, 0.8]"),
+    ("weights: w\n    sparsity: 80%", "line 5, pruners.p.sparsity: '80%' should be a number; write 0.8"),
+    ("weights: w\n    sparsity: 0.5\n    criterion: L1", "line 6, pruners.p.criterion: no criterion is named 'L1'; did you mean 'l1'?"),
     ("weights: w\n    sparsity: {ramp: cyclic, start: 0.1, stop: 0.5, cycles: 2}",
      "line 6, policies[0]: pruner 'p': 2 cycles need two firings each, and this window fires 1 times: give it more, or fewer cycles"),
     ("weights: w\n    sparsity: 0.5\n    criterion: l3", "line 6, pruners.p.criterion: no criterion is named 'l3'"),
@@ -182,15 +186,35 @@ def test_a_declared_instance_that_no_policy_applies_is_a_warning() -> None:
         (f"pruners: {{p: {AGP}}}\npruners: {{p: {AGP}}}\n{ONCE}", "line 2: 'pruners' is given twice, on lines 1 and 2"),
         (f"pruners: {{p: 3}}\n{ONCE}", "line 1, pruners.p: must be a mapping with 'class' and its arguments, not 3"),
         (f"pruners:\n  p:\n{ONCE}",
-         f"line 2, pruners.p: is empty; it needs 'class' and that class's arguments; choose one of {CLASSES}"),
+         f"line 2, pruners.p: is empty; it needs 'class' and that class's arguments; {CHOICES}"),
         (f"pruners: {{p: {{class: SparsityLevelParameterPruner, levels: {{}}}}}}\n{ONCE}",
          "line 1, pruners.p.levels: is empty; name at least one parameter, as in 'fc.weight' or '*.weight'"),
         (f"pruners: {{p: {{class: AutomatedGradualPruner, initial_sparsity: 0, final_sparsity: 1, weights: []}}}}\n{ONCE}",
          "line 1, pruners.p.weights: is empty; name at least one parameter, as in 'fc.weight' or '*.weight'"),
         (f"pruners: {{p: {{q: 1}}}}\n{ONCE}",
-         f"line 1, pruners.p: needs 'class'; choose one of {CLASSES}"),
+         f"line 1, pruners.p: needs 'class'; {CHOICES}"),
         (f"pruners: {{p: {{class: AutomaticGradualPruner}}}}\n{ONCE}",
          "line 1, pruners.p: no pruner class is named 'AutomaticGradualPruner'; did you mean 'AutomatedGradualPruner'?"),
+        (f"pruners: {{p: {{class: AGP}}}}\n{ONCE}", "line 1, pruners.p: no pruner class is named 'AGP'; did you mean 'AutomatedGradualPruner'?"),
+        (f"pruners: {{p: {{class: Bernoulli}}}}\n{ONCE}",
+         "line 1, pruners.p: no pruner class is named 'Bernoulli'; the nearest are BernoulliFilterPruner, BernoulliFilterPruner_AGP; " + CHOICES),
+        ("regularizers: {p: {class: Dropout}}\npolicies: [{regularizer: {instance_name: p}, epochs: [0]}]",
+         "line 1, regularizers.p: no regularizer class is named 'Dropout'; "
+         "choose one of GroupLassoRegularizer, GroupVarianceRegularizer, L1Regularizer"),
+        ("regularizers: {p: {class: GroupLassoRegularizer, reg_regims: {fc1.weight: 0.001}}}\n"
+         "policies: [{regularizer: {instance_name: p}, epochs: [0]}]",
+         "line 1, regularizers.p.reg_regims['fc1.weight']: 0.001 should be [strength, group], as in [0.001, Rows]"),
+        ("regularizers: {p: {class: GroupVarianceRegularizer, reg_regims: {fc1.weight: [1]}}}\n"
+         "policies: [{regularizer: {instance_name: p}, epochs: [0]}]",
+         "line 1, regularizers.p.reg_regims['fc1.weight']: a list should be a valid number or [strength, Channels], as in [0.001, Channels]"),
+        (f"pruners: {{p: {{class: StructureParameterPruner, reg_regims: {{fc1.weight: 0.001}}}}}}\n{ONCE}",
+         "line 1, pruners.p.reg_regims['fc1.weight']: 0.001 should be [threshold, group], as in [0.001, Rows]"),
+        (f"pruners: {{p: {{class: SparsityLevelParameterPruner, levels: {{fc1.weight: 80%}}}}}}\n{ONCE}",
+         "line 1, pruners.p.levels['fc1.weight']: '80%' should be a number; write 0.8"),
+        (f"pruners: {{p: {{class: PolynomialDecayPruner, target_sparsity: 5%, weights: w}}}}\n{ONCE}",
+         "line 1, pruners.p.target_sparsity: '5%' should be a number; write 0.05"),
+        (f"pruners: {{p: {{class: SparsityLevelParameterPruner, levels: {{fc1.weight: 80}}}}}}\n{ONCE}",
+         "line 1, pruners.p.levels['fc1.weight']: 80 should be less than or equal to 1; for 80 % write 0.8"),
         (f"pruners: {{p: {AGP}}}\nquantizers: {{q: {{class: Q}}}}\npolicies: [{{quantizer: {{instance_name: q}}, epochs: [0]}}, "
          "{pruner: {instance_name: p}, epochs: [0]}]",
          "line 2, quantizers.q: no quantizer class is named 'Q'; this version of Limbeck has no quantizers"),
@@ -488,7 +512,7 @@ def test_units_must_fit_the_tensors(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_mapping_has_faults_without_lines() -> None:
     tree = {"version": 1, "pruners": {"p": {"class": "Nothing"}}, "policies": [{"pruner": {"instance_name": "q"}, "epochs": [0]}]}
     assert [str(fault) for fault in check(load(tree)).report.faults] == [
-        f"pruners.p: no pruner class is named 'Nothing'; choose one of {CLASSES}",
+        f"pruners.p: no pruner class is named 'Nothing'; {CHOICES}",
         "policies[0].pruner: no pruner named 'q'; defined: p",
     ]
 

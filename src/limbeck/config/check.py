@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from difflib import get_close_matches
 from importlib import import_module
 from typing import Any, Literal
 
@@ -30,6 +31,8 @@ from limbeck.errors import LimbeckError, did_you_mean
 from limbeck.names import Named
 
 VERSION = 1
+FEW = 5
+"""More choices than this are not listed."""
 KEYS = ("version", *(section.name for section in SECTIONS), "policies")
 
 Plugins = Literal["refuse", "allow", "import"]
@@ -205,14 +208,20 @@ class _Instances:
         if class_name in self.section.refused:
             self.fault(f"no schedule file can describe {class_name}: it needs {self.section.refused[class_name]}", path, at)
         else:
-            remedy = did_you_mean(class_name, self.section.classes) or f"; {self.choices()}"
+            remedy = did_you_mean(class_name, self.section.classes) or f"; {self.choices(class_name)}"
             self.fault(f"no {self.section.kind} class is named '{class_name}'{remedy}", path, at)
         return None
 
-    def choices(self) -> str:
-        """The section's classes in words."""
+    def choices(self, name: str = "") -> str:
+        """The section's classes in words: all where these are few, else those near to a name, and where to find the others."""
         classes = sorted(self.section.classes)
-        return f"choose one of {', '.join(classes)}" if classes else f"this version of Limbeck has no {self.section.name}"
+        if not classes:
+            return f"this version of Limbeck has no {self.section.name}"
+        if len(classes) <= FEW:
+            return f"choose one of {', '.join(classes)}"
+        near = [known for known in classes if name and name.lower() in known.lower()] or get_close_matches(name, classes, cutoff=0.5)
+        found = f"the nearest are {', '.join(near[:FEW])}; " if near else ""
+        return f"{found}docs/schedule.md tells which {self.section.kind} is for what, and limbeck schema lists all {len(classes)}"
 
     def plugins_among(self, arguments: Mapping[str, object], accepted: Signature, path: Path) -> dict[str, Builder | None]:
         """The arguments that name a function of the user's, each imported, or None after a fault and where plugins are left alone."""

@@ -14,7 +14,7 @@ import numpy as np
 from pydantic import Field
 from torch import Tensor
 
-from limbeck.fields import Names, Positive
+from limbeck.fields import Fraction, Names, Positive
 from limbeck.pruning._select import refuse_nan
 from limbeck.pruning.criteria import l1, maximum
 from limbeck.pruning.pruner import Pruner
@@ -22,7 +22,7 @@ from limbeck.pruning.selectors import KeptRounded
 from limbeck.schedules import Moment
 from limbeck.tile import Tile
 
-BelowOne = Annotated[float, Field(ge=0, lt=1, description="fraction of zeros, from 0 to below 1")]
+BelowOne = Annotated[float, Field(ge=0, lt=1, description="fraction of zeros, from 0 to below 1"), Fraction]
 Block = tuple[Annotated[int, Field(ge=1)], Annotated[int, Field(ge=1)]]
 Pooling = Literal["AVG", "MAX"]
 

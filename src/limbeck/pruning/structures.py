@@ -13,7 +13,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from limbeck.fields import TARGETS, ByName, Names, NonNegative, Sparsity, Whole
+from limbeck.fields import TARGETS, ByName, Names, NonNegative, Sparsity, Whole, pair
 from limbeck.groups import GroupName, group
 from limbeck.names import canonical
 from limbeck.pruning.chance import Chance, Noise, Survivors, Uniform
@@ -31,7 +31,7 @@ THRESHOLD_CRITERIA: dict[str, Criterion] = {"Max": maximum, "Mean_Abs": l1}
 """Names of what a structure's threshold is held against."""
 
 Regimes = Annotated[
-    Mapping[str, tuple[NonNegative, GroupName]],
+    Mapping[str, Annotated[tuple[NonNegative, GroupName], pair("[threshold, group], as in [0.001, Rows]")]],
     Field(min_length=1, description="parameter name, glob or 're:REGEX' to [threshold of 0 or more, group type]"),
     TARGETS,
 ]

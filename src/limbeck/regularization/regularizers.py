@@ -9,19 +9,19 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from limbeck.fields import TARGETS, NonNegative, Thresholds
+from limbeck.fields import TARGETS, NonNegative, Thresholds, pair
 from limbeck.groups import group, groupings, misfit
 from limbeck.regularization.norms import GroupNorm, InverseVariance, Norm, Sum, ThresholdCriteria, l1_norm
 from limbeck.tile import ELEMENT, Tile
 
 LassoGroup = Literal["2D", "3D", "Filters", "4D", "Channels", "Rows", "Cols", "Rows+Cols", "Cols+Rows", "Channels+4D"]
 GroupStrengths = Annotated[
-    Mapping[str, tuple[NonNegative, LassoGroup]],
+    Mapping[str, Annotated[tuple[NonNegative, LassoGroup], pair("[strength, group], as in [0.001, Rows]")]],
     Field(min_length=1, description="parameter name, glob or 're:REGEX' to [strength of 0 or more, group]"),
     TARGETS,
 ]
 ChannelStrengths = Annotated[
-    Mapping[str, NonNegative | tuple[NonNegative, Literal["Channels"]]],
+    Mapping[str, NonNegative | Annotated[tuple[NonNegative, Literal["Channels"]], pair("[strength, Channels], as in [0.001, Channels]")]],
     Field(min_length=1, description="parameter name, glob or 're:REGEX' to a strength of 0 or more, or to [strength, Channels]"),
     TARGETS,
 ]

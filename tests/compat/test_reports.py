@@ -95,7 +95,9 @@ def test_both_call_shapes_print_the_same(what: str, capsys: pytest.CaptureFixtur
 
 
 def test_a_summary_that_is_not_there_is_told() -> None:
-    with pytest.raises(LimbeckError, match="there is no summary 'png'; choose one of sparsity, model"):
+    with pytest.raises(
+        LimbeckError, match="there is no summary 'png': Limbeck draws no graphs and counts no operations; choose one of sparsity"
+    ):
         distiller.model_summary(Net(), None, "png", "cifar10")
     with pytest.raises(LimbeckError, match="did you mean 'sparsity'"):
         distiller.model_summary(Net(), "sparsty")
@@ -112,8 +114,9 @@ def close(messages: apputils.MessageLogger) -> None:
         handler.close()
 
 
-def test_messages_go_to_the_console_and_to_a_file(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    messages = apputils.config_pylogger("logging.conf", "prune", output_dir="runs")
+@pytest.mark.parametrize("config", ["logging.conf", None])
+def test_messages_go_to_the_console_and_to_a_file(config: str | None, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    messages = apputils.config_pylogger(config, "prune", output_dir="runs")
     messages.info("pruned")
     messages.debug("unseen")
     close(messages)

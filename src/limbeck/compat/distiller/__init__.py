@@ -14,7 +14,19 @@ from __future__ import annotations
 
 from typing import Any
 
-from limbeck.compat.distiller import apputils, config, data_loggers, model_summaries, policy, pruning, regularization, scheduler, utils
+from limbeck.compat.distiller import (
+    apputils,
+    config,
+    data_loggers,
+    model_summaries,
+    policy,
+    pruning,
+    quantization,
+    regularization,
+    scheduler,
+    thinning,
+    utils,
+)
 from limbeck.compat.distiller.config import dict_config, file_config
 from limbeck.compat.distiller.data_loggers import log_training_progress, log_weights_sparsity
 from limbeck.compat.distiller.maskers import ParameterMasker, create_model_masks_dict
@@ -53,17 +65,7 @@ from limbeck.training.learning_rate import polynomial_lr as PolynomialLR
 CLASSES = {**pruning.PRUNERS, **regularization.REGULARIZERS}
 """Constructors of the pruners and regularizers, which are names of this module too."""
 
-QUANTIZERS = (
-    "DorefaQuantizer",
-    "PACTQuantizer",
-    "PostTrainLinearQuantizer",
-    "QuantAwareTrainRangeLinearQuantizer",
-    "QuantizationPolicy",
-    "WRPNQuantizer",
-    "quantization",
-)
-REMOVERS = ("ChannelRemover", "FilterRemover", "StructureRemover", "contract_model", "remove_channels", "remove_filters", "thinning")
-LATER = {**dict.fromkeys(QUANTIZERS, "quantizers"), **dict.fromkeys(REMOVERS, "thinning")}
+LATER = {**dict.fromkeys(quantization.NAMES, "quantizers"), **dict.fromkeys(thinning.NAMES, "thinning")}
 """Names of the ancestor's that are not here yet, and what they belong to."""
 
 __all__ = [
@@ -98,6 +100,7 @@ __all__ = [
     "normalize_module_name",
     "policy",
     "pruning",
+    "quantization",
     "regularization",
     "scheduler",
     "sparsity",
@@ -107,6 +110,7 @@ __all__ = [
     "sparsity_ch",
     "sparsity_cols",
     "sparsity_rows",
+    "thinning",
     "utils",
     "weights_sparsity_tbl_summary",
 ]

@@ -10,6 +10,12 @@ from contextlib import suppress
 from datetime import datetime
 from itertools import count
 from pathlib import Path
+from typing import NoReturn
+
+from limbeck.errors import did_you_mean
+
+CHECKPOINTS = ("load_checkpoint", "save_checkpoint")
+"""Names of the ancestor's that are not here: its checkpoints were pickles."""
 
 
 class MessageLogger(logging.LoggerAdapter[logging.Logger]):
@@ -22,11 +28,14 @@ class MessageLogger(logging.LoggerAdapter[logging.Logger]):
 
 
 def config_pylogger(
-    log_cfg_file: str | os.PathLike[str], experiment_name: str | None, output_dir: str | os.PathLike[str] = "logs", verbose: bool = False
+    log_cfg_file: str | os.PathLike[str] | None,
+    experiment_name: str | None,
+    output_dir: str | os.PathLike[str] = "logs",
+    verbose: bool = False,
 ) -> MessageLogger:
     """Make ``output_dir/[experiment_name___]YYYY.MM.DD-HHMMSS/`` and a logger that writes to the console and to a file in there.
 
-    Where ``log_cfg_file`` is a file, the handlers are those that it describes, in the format of ``logging.config.fileConfig``, with
+    Where ``log_cfg_file`` is a file, and not None, the handlers are those that it describes, in the format of ``logging.config.fileConfig``, with
     ``%(logfilename)s`` as the name of the log file. That function evaluates what stands there, so name only files that you trust. The links
     ``latest_log_file`` and ``latest_log_dir`` in the current folder point at the newest run, where the file system has links.
     """
@@ -34,7 +43,7 @@ def config_pylogger(
     file = folder / f"{folder.name}.log"
     logger = logging.Logger(folder.name, logging.DEBUG if verbose else logging.INFO)
     logger.parent = logging.getLogger()
-    if Path(log_cfg_file).is_file():
+    if log_cfg_file is not None and Path(log_cfg_file).is_file():
         logging.config.fileConfig(log_cfg_file, defaults={"logfilename": str(file)}, disable_existing_loggers=False)
     else:
         logger.propagate = False
@@ -45,6 +54,18 @@ def config_pylogger(
     for link, target in (("latest_log_file", file), ("latest_log_dir", folder)):
         _point(Path(link), target)
     return messages
+
+
+def __getattr__(name: str) -> NoReturn:
+    if name in CHECKPOINTS:
+        raise ImportError(
+            f"there is no '{name}': use that of limbeck.apps.checkpoint, whose files hold no pickle, or torch.save with the scheduler's "
+            "state_dict(); both are in docs, under Checkpoints of python.md and of from-distiller.md"
+        )
+    known = [known for known in globals() if not known.startswith("_")]
+    raise AttributeError(
+        f"limbeck.compat.distiller.apputils has no '{name}'{did_you_mean(name, known)}; docs/from-distiller.md lists what is here"
+    )
 
 
 def _new_folder(parent: Path, name: str) -> Path:

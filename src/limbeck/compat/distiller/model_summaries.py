@@ -13,6 +13,8 @@ from limbeck.summaries.sparsity import sparsity_rows, sparsity_table, total
 
 FIRST_SHAPE = ("optimizer", "what", "dataset")
 LAST_SHAPE = ("what", "dataset", "logdir")
+GONE = ("compute", "onnx", "png", "png_w_params")
+"""Summaries of the ancestor's that are not here."""
 
 
 def model_summary(model: nn.Module, *arguments: Any, **named: Any) -> None:
@@ -39,6 +41,9 @@ def model_summary(model: nn.Module, *arguments: Any, **named: Any) -> None:
     if "what" not in given or strangers or len(arguments) > len(shape):
         raise TypeError(f"model_summary takes a model and {', '.join(shape)}, not {', '.join(strangers) or f'{len(arguments)} more'}")
     what = str(given["what"])
+    if what in GONE:
+        choices = ", ".join(SUMMARIES)
+        raise LimbeckError(f"there is no summary '{what}': Limbeck draws no graphs and counts no operations; choose one of {choices}")
     if what not in SUMMARIES:
         raise LimbeckError(f"there is no summary '{what}'{did_you_mean(what, SUMMARIES) or '; choose one of ' + ', '.join(SUMMARIES)}")
     show(SUMMARIES[what](model))

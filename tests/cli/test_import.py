@@ -134,15 +134,12 @@ def test_the_command_of_neurst_s_page() -> None:
 
 
 NEURST_FILE = """\
-# Translated from NeurST's options by limbeck import neurst.
-# A step is an update of the optimizer, counted from 0 when this schedule begins. ending_step is the first step that is not in the window any more.
-# Exactly as many weights are kept as the sparsity says, ties included, and one at least. A resumed run goes on where it was.
-# Step 0 is never seen there, so that the first renewal is that of step 100.
-# initial_global_step 250000 moved NeurST's learning rate alone, and never its pruning.
-# keep_zeros: zeros of the model stay until the first renewal (keep_prune_property); NeurST freezes tensors that are zero as a whole, too.
-# Biases and gains are left alone, which NeurST prunes unless a pattern excludes them: --prune_vectors.
-# nopruning_variable_pattern (norm.weight)|(norm.bias)|(embed) is searched in PyTorch's names: layer.weight for layer/kernel.
-# Left out, which is no pruning: eval_beam_size, hparams_set, model_dir, pretrain_model, save_checkpoints_steps, summary_steps, train_steps.
+# From NeurST's options, by limbeck import neurst; what differs: docs/optimizer.md.
+# Steps are updates of the optimizer, from 0 on; ending_step is excluded.
+# Step 0 is never seen: the first renewal is that of step 100.
+# Biases and gains, which NeurST prunes, are left alone; --prune_vectors prunes them.
+# nopruning_variable_pattern searches PyTorch's names.
+# Left out, no pruning: eval_beam_size, hparams_set, initial_global_step, model_dir, pretrain_model, save_checkpoints_steps, summary_steps, train_steps.
 version: 1
 pruners:
   keep_zeros:
@@ -179,8 +176,8 @@ def test_files_of_neurst_are_read_and_later_ones_win(tmp_path: Path) -> None:
     text = printed(f"neurst --config_paths {tmp_path}/training_args.yml,{tmp_path}/wordpiece.yml --begin_pruning_step 8")
     assert "target_sparsity: 0.4\n" in text
     assert "  starting_step: 8\n  ending_step: 200001\n  frequency: 50" in text
-    assert "# Left out, which is no pruning: batch_size, config_paths" not in text
-    assert "# Left out, which is no pruning: batch_size, entry, optimizer, summary_steps, train_steps.\n" in text
+    assert "# Left out, no pruning: batch_size, config_paths" not in text
+    assert "# Left out, no pruning: batch_size, entry, optimizer, summary_steps, train_steps.\n" in text
 
 
 @pytest.mark.parametrize(
@@ -208,6 +205,8 @@ def test_files_of_neurst_are_read_and_later_ones_win(tmp_path: Path) -> None:
         ("neurst --config_paths {0}/absent.yml", 1, "absent.yml: cannot be read: No such file or directory"),
         ("neurst --config_paths {0}/wrong.yml", 1, "wrong.yml: NeurST has no option 'target_sparsty'; did you mean 'target_sparsity'?"),
         ("tfmot {0}/wrong.yml", 1, "the schedule has no 'target_sparsty'; it has class_name, config"),
+        ("tfmot {0}/neurst.yml", 1, "neurst.yml looks like options of NeurST, not like get_config() of TFMOT: limbeck import neurst --config_paths"),
+        ("neurst --config_paths {0}/good.yml", 1, "good.yml looks like what get_config() of TFMOT gives, not like options of NeurST: limbeck import tfmot"),
         ("tfmot {0}/unknown.yml", 1, "no schedule of TFMOT is named 'PolynomalDecay'; did you mean 'PolynomialDecay'?"),
         ("tfmot {0}/key.yml", 1, "ConstantSparsity has no 'final_sparsity'; it has target_sparsity, begin_step, end_step, frequency"),
         ("tfmot {0}/missing.yml", 1, "ConstantSparsity needs 'begin_step'; get_config() of the schedule has it"),
@@ -225,6 +224,7 @@ def test_what_is_wrong_is_said(
 ) -> None:
     files = {
         "wrong": {"target_sparsty": 0.5},
+        "neurst": {"pruning_schedule.params": {"target_sparsity": 0.5}},
         "unknown": config("PolynomalDecay"),
         "key": config("ConstantSparsity", target_sparsity=0.5, begin_step=0, final_sparsity=0.5),
         "missing": config("ConstantSparsity", target_sparsity=0.5),
@@ -247,19 +247,23 @@ def test_what_is_wrong_is_said(
 
 def test_differences_are_said(tmp_path: Path) -> None:
     text = printed("neurst --target_sparsity .5 --begin_pruning_step 1 --end_pruning_step 500 --pruning_frequency 150 --freeze_variables x")
-    assert "the last renewal is 49 steps before its end, below the last sparsity, as there.\n" in text
+    assert "the last renewal, 49 steps before its end, stays below the target.\n" in text
     assert "NeurST prunes frozen variables too, and so does this.\n" in text
     source = tmp_path / "config.yml"
     source.write_text("{class_name: ConstantSparsity, config: {target_sparsity: 0.5, begin_step: 0}}", encoding="utf-8")
     text = printed(f"tfmot {source} --sparsity_m_by_n 1,4")
-    assert "# sparsity_m_by_n 1,4 counts zeros: 1 of every 4 fall and 3 stay, which is 3:4 here and at NVIDIA.\n" in text
+    assert "# sparsity_m_by_n 1,4 counts zeros: 1 of every 4 fall, 3:4 stay.\n" in text
     assert "n_of_m: '3:4'\n" in text
     text = printed(f"tfmot {source} --block_size 1,4 --train_steps 500")
     assert "# Blocks of 1 x 4 in kernels [in, out] are 4 x 1 in PyTorch's [out, in]." in text
     assert "block_size: [4, 1]" in text
 
 
+def test_the_help_says_that_files_of_distiller_need_no_import() -> None:
+    assert "Distiller's schedule files need no import" in " ".join(RUN.invoke(app, ["import", "--help"]).stdout.split())
+
+
 def test_both_patterns_together_say_which_is_used() -> None:
     text = printed("neurst --target_sparsity .5 --end_pruning_step 500 --pruning_variable_pattern a --nopruning_variable_pattern b")
-    assert "# nopruning_variable_pattern b is not used, because pruning_variable_pattern is given.\n" in text
+    assert "# nopruning_variable_pattern b is not used: pruning_variable_pattern is given.\n" in text
     assert "weights: ['matrices:re:.*(?:a).*']" in text

@@ -26,13 +26,11 @@ OTHER = (
 """Options of NeurST's trainer that are no pruning; those that begin with ``eval_`` are none either."""
 NESTED = ("entry", "pruning_schedule")
 """Modules of a NeurST file whose ``.params`` may hold options of the pruning."""
-SHARED_NOTES = (
-    "A step is an update of the optimizer, counted from 0 when this schedule begins. ending_step is the first step that is not in the window any more.",
-    "Exactly as many weights are kept as the sparsity says, ties included, and one at least. A resumed run goes on where it was.",
-)
+SHARED_NOTES = ("Steps are updates of the optimizer, from 0 on; ending_step is excluded.",)
 
 app = typer.Typer(
-    help="Print the schedule file for the pruning options of NeurST or of TensorFlow's model optimization.",
+    help="Print the schedule file for the pruning options of NeurST or of TensorFlow's model optimization. "
+    "Distiller's schedule files need no import: they load as they are.",
     epilog=NEURST_EXAMPLE,
     no_args_is_help=True,
 )
@@ -93,8 +91,13 @@ def tfmot(
 
     pair = None if sparsity_m_by_n is None else _pair("sparsity_m_by_n", sparsity_m_by_n)
     block = _pair("block_size", block_size)
+    tree = _read(file)
+    if "class_name" not in tree and any("pruning_" in name for name in (*tree, *(name for name, _ in _flat(tree)))):
+        raise LimbeckError(
+            f"{file} looks like options of NeurST, not like get_config() of TFMOT: limbeck import neurst --config_paths {file}"
+        )
     options = TFMOT(
-        _read(file),
+        tree,
         **({"weights": weights} if weights else {}),
         block_size=block,
         block_pooling_type=block_pooling_type,
@@ -107,7 +110,12 @@ def _from_files(paths: str | None, known: Sequence[str]) -> dict[str, Any]:
     """The options of NeurST's files; keys that are near to one of pruning are errors, all others belong to other parts of NeurST."""
     found: dict[str, Any] = {}
     for path in paths.split(",") if paths else []:
-        for name, value in _flat(_read(Path(path.strip()))):
+        tree = _read(Path(path.strip()))
+        if "class_name" in tree:
+            raise LimbeckError(
+                f"{path} looks like what get_config() of TFMOT gives, not like options of NeurST: limbeck import tfmot {path}"
+            )
+        for name, value in _flat(tree):
             remedy = "" if name in (*known, *OTHER) else did_you_mean(name, known)
             if remedy:
                 raise LimbeckError(f"{path}: NeurST has no option '{name}'{remedy}")
@@ -141,61 +149,51 @@ def _from_command_line(arguments: Sequence[str], known: Sequence[str]) -> dict[s
 
 def _notes_on_neurst(options: NeurST, given: Mapping[str, Any]) -> Iterator[str]:
     """What a reader of the schedule should know of the translation."""
-    yield "Translated from NeurST's options by limbeck import neurst."
+    yield "From NeurST's options, by limbeck import neurst; what differs: docs/optimizer.md."
     yield from SHARED_NOTES
     yield from _notes_on_span(options.span, ramp=options.polynomial)
-    if "initial_global_step" in given:
-        yield f"initial_global_step {given['initial_global_step']} moved NeurST's learning rate alone, and never its pruning."
     if "freeze_variables" in given:
         yield "NeurST prunes frozen variables too, and so does this."
-    if options.keep_prune_property:
-        yield "keep_zeros: zeros of the model stay until the first renewal (keep_prune_property); NeurST freezes tensors that are zero as a whole, too."
     if not options.prune_vectors:
-        yield "Biases and gains are left alone, which NeurST prunes unless a pattern excludes them: --prune_vectors."
+        yield "Biases and gains, which NeurST prunes, are left alone; --prune_vectors prunes them."
     for name in ("pruning_variable_pattern", "nopruning_variable_pattern"):
         pattern = getattr(options, name)
         if pattern is not None:
             unused = name.startswith("no") and options.pruning_variable_pattern is not None
-            found = (
-                "not used, because pruning_variable_pattern is given"
-                if unused
-                else "searched in PyTorch's names: layer.weight for layer/kernel"
-            )
-            yield f"{name} {pattern} is {found}."
+            yield f"{name} {pattern} is not used: pruning_variable_pattern is given." if unused else f"{name} searches PyTorch's names."
 
 
 def _notes_on_tfmot(options: TFMOT, patterns_given: bool) -> Iterator[str]:
-    yield f"Translated from TFMOT's {options.pruning_schedule['class_name']} by limbeck import tfmot."
+    yield f"From TFMOT's {options.pruning_schedule['class_name']}, by limbeck import tfmot; what differs: docs/optimizer.md."
     yield from SHARED_NOTES
     if options.sparsity_m_by_n is None:
-        yield "TFMOT makes the mask of step t before the forward pass t: here after t - 1 updates, so every step is one less."
+        yield "TFMOT's step t is before its forward pass: here after t - 1 updates, one less."
         yield from _notes_on_span(options.span, ramp="final_sparsity" in options.config)
     else:
         zeros, size = options.sparsity_m_by_n
         kept = size - zeros
-        yield f"sparsity_m_by_n {zeros},{size} counts zeros: {zeros} of every {size} fall and {kept} stay, which is {kept}:{size} here and at NVIDIA."
-        yield "Such masks are made once, before the first step; as in TFMOT the schedule's sparsity is not used."
+        yield f"sparsity_m_by_n {zeros},{size} counts zeros: {zeros} of every {size} fall, {kept}:{size} stay."
+        yield "These masks are made once, before the first step; the schedule's sparsity is not used."
     rows, columns = options.block_size
     if rows * columns > 1:
-        lie = f"Blocks of {rows} x {columns} in kernels [in, out] are {columns} x {rows} in PyTorch's [out, in]."
-        yield f"{lie} Partial blocks lie at the end."
+        yield f"Blocks of {rows} x {columns} in kernels [in, out] are {columns} x {rows} in PyTorch's [out, in]."
     if not patterns_given:
-        yield "TFMOT prunes kernels; here all weights of two dimensions or more, depthwise convolutions too: --weights says which."
+        yield "All weights of two dimensions or more are pruned; --weights says which."
 
 
 def _notes_on_span(span: Span, ramp: bool) -> Iterator[str]:
     if not span.begin and span.end:
-        yield f"Step 0 is never seen there, so that the first renewal is that of step {span.first}."
+        yield f"Step 0 is never seen: the first renewal is that of step {span.first}."
     if span.end < 0:
-        yield "It has no end there; here it lasts as long as train_steps says."
+        yield "It had no end; here it lasts as long as train_steps says."
     elif ramp and (left := (span.end - span.begin) % span.every):
-        yield f"The frequency does not divide the ramp: the last renewal is {left} steps before its end, below the last sparsity, as there."
+        yield f"The frequency does not divide the ramp: the last renewal, {left} steps before its end, stays below the target."
 
 
 def _left_out(given: Mapping[str, Any], known: Sequence[str]) -> Iterator[str]:
-    names = sorted(set(given) - set(known) - {"initial_global_step"})
+    names = sorted(set(given) - set(known))
     if names:
-        yield f"Left out, which is no pruning: {', '.join(names)}."
+        yield f"Left out, no pruning: {', '.join(names)}."
 
 
 def _read(path: Path) -> Mapping[str, Any]:

@@ -12,28 +12,23 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from limbeck.errors import MaskError
-from limbeck.pruning import _bracket, _select, _threads
+from limbeck.pruning import _bracket, _select
 from limbeck.pruning._select import lowest, lowest_by_sort, lowest_magnitude, lowest_together
-from limbeck.pruning._threads import in_threads
 
 DTYPES = [torch.float16, torch.bfloat16, torch.float32, torch.float64]
 NAN = float("nan")
 fixture_once = settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
 
 
-@pytest.fixture(
-    params=[None, (3, 1, 1), (7, 4, 1), (64, 1, 1), (5, 1, 3)], ids=["as shipped", "chunk 3", "chunk 7", "chunk 64", "3 threads"]
-)
+@pytest.fixture(params=[None, (3, 1), (7, 4), (64, 1)], ids=["as shipped", "chunk 3", "chunk 7", "chunk 64"])
 def sizes(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     """Chunks and the size of a large pool turned down, so that a handful of scores spans several chunks and is bracketed."""
     if request.param is None:
         return
-    chunk, large, threads = request.param
+    chunk, large = request.param
     for module in (_select, _bracket):
         monkeypatch.setattr(module, "CHUNK", chunk)
     monkeypatch.setattr(_select, "LARGE", large)
-    monkeypatch.setattr(_threads, "ENOUGH", 1)
-    monkeypatch.setattr(torch, "get_num_threads", lambda: threads)
 
 
 def by_stable_argsort(scores: Tensor, kept: Tensor | None, dropped: int) -> Tensor:
@@ -153,17 +148,6 @@ def test_many_tensors_large_enough_to_be_bracketed(share: float, masked: bool) -
     tensors[3][2] = NAN
     with pytest.raises(MaskError, match="1 of 460008 scores are NaN"):
         lowest_together(tensors, kept, dropped, magnitude=True)
-
-
-@pytest.mark.parametrize("threads", [1, 2, 7])
-def test_threads_take_every_span_once_and_pass_errors_on(threads: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(torch, "get_num_threads", lambda: threads)
-    taken = in_threads(list, range(100))
-    assert len(taken) == threads
-    assert sorted(span for spans in taken for span in spans) == list(range(100))
-    with pytest.raises(ZeroDivisionError):
-        in_threads(lambda spans: [1 // (span - 50) for span in spans], range(100))
-    assert len(in_threads(list, range(100), alone=True)) == len(in_threads(list, range(_threads.ENOUGH))) == 1
 
 
 @given(cases())

@@ -8,8 +8,7 @@ the bracket misses, or falls on a score that many units share, there is no answe
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
-from functools import partial
+from collections.abc import Callable, Sequence
 from itertools import accumulate
 from typing import Any, NamedTuple
 
@@ -18,11 +17,9 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from limbeck.pruning._threads import in_threads
-
 Array = npt.NDArray[Any]
 
-CHUNK = 1 << 18  # elements that are read at a time: the scores and two masks of them
+CHUNK = 1 << 17  # elements that are read at a time: the scores and two masks of them stay in the cache
 DEVIATIONS = 3.5  # half the bracket's width, in standard deviations of a sample's rank
 SPREAD = 2654435761  # Knuth's multiplier: scatters the sample, so that no period in the weights can bias it
 
@@ -53,7 +50,7 @@ class Between(NamedTuple):
 
 
 class Reading(NamedTuple):
-    """What one thread found in its spans."""
+    """What the reading found."""
 
     above_low: int
     below_high: int
@@ -68,16 +65,15 @@ def lowest_by_bracket(pool: Pool, dropped: int, choose: Choose) -> list[Tensor] 
     low, high = bracket(pool, dropped)
     keep = [np.empty(len(part), dtype=bool) for part in pool.parts]
     spans = [(part, slice(first, first + CHUNK)) for part, values in enumerate(pool.parts) for first in range(0, len(values), CHUNK)]
-    narrow = any(part.dtype not in (torch.float32, torch.float64) for part in pool.parts)
-    readings = in_threads(partial(_read, pool, keep, low, high), spans, alone=narrow)  # torch widens these, with threads of its own
-    above_low, below_high = sum(reading.above_low for reading in readings), sum(reading.below_high for reading in readings)
-    between = sorted((found for reading in readings for found in reading.between), key=lambda found: (found.span[0], found.span[1].start))
-    scores = np.concatenate([found.scores for found in between])
-    quota = dropped - (pool.units - above_low)
-    if above_low + below_high - len(scores) != pool.units or not 0 <= quota <= len(scores):  # NaN is neither above nor below
+    reading = _read(pool, keep, low, high, spans)
+    scores = np.concatenate([found.scores for found in reading.between])
+    quota = dropped - (pool.units - reading.above_low)
+    if reading.above_low + reading.below_high - len(scores) != pool.units or not 0 <= quota <= len(
+        scores
+    ):  # NaN is neither above nor below
         return None
     if quota:
-        _drop(pool, keep, between, lambda kept: choose(torch.from_numpy(scores)[None], kept, quota))
+        _drop(pool, keep, reading.between, lambda kept: choose(torch.from_numpy(scores)[None], kept, quota))
     return [torch.from_numpy(mask) for mask in keep]
 
 
@@ -93,7 +89,7 @@ def _drop(pool: Pool, keep: Sequence[Array], between: Sequence[Between], choose:
         first += len(places)
 
 
-def _read(pool: Pool, keep: Sequence[Array], low: Any, high: Any, spans: Iterator[Span]) -> Reading:
+def _read(pool: Pool, keep: Sequence[Array], low: Any, high: Any, spans: Sequence[Span]) -> Reading:
     """Keep what is above ``low``; count it, count what is below ``high``, and note what is both."""
     flags, buffer = np.empty(CHUNK, dtype=bool), np.empty(CHUNK if pool.magnitude else 0, dtype=np.float32)
     above_low, below_high, between = 0, 0, []

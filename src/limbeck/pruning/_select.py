@@ -10,7 +10,7 @@ index order within each.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from itertools import combinations
 
 import numpy as np
@@ -19,7 +19,6 @@ from torch import Tensor
 
 from limbeck.errors import MaskError
 from limbeck.pruning._bracket import Array, Pool, lowest_by_bracket, widened
-from limbeck.pruning._threads import in_threads
 
 CHUNK = 1 << 17  # elements that are ranked at a time: the scores and their masks stay in the cache
 LARGE = 1 << 17  # a pool from this size on is bracketed; a smaller one is partitioned as it is
@@ -124,17 +123,12 @@ def _lowest_small(scores: Tensor, kept: Tensor | None, dropped: int, magnitude: 
     keep = np.empty((pools, units), dtype=bool)
     rank = _compare if units <= NARROW < pools else _partition
 
-    def walk(spans: Iterator[slice]) -> None:
-        for span in spans:
-            block = widened(scores[span]).numpy()
-            if np.isnan(block.max()):
-                refuse_nan(scores)
-            rank(np.abs(block) if magnitude else block, None if kept is None else kept[span].numpy(), dropped, keep[span])
-
     step = max(1, CHUNK // units)
-    in_threads(
-        walk, [slice(first, first + step) for first in range(0, pools, step)], alone=scores.dtype not in (torch.float32, torch.float64)
-    )
+    for span in (slice(first, first + step) for first in range(0, pools, step)):
+        block = widened(scores[span]).numpy()
+        if np.isnan(block.max()):
+            refuse_nan(scores)
+        rank(np.abs(block) if magnitude else block, None if kept is None else kept[span].numpy(), dropped, keep[span])
     return torch.from_numpy(keep)
 
 

@@ -27,6 +27,7 @@ from limbeck.compat.distiller import (
     thinning,
     utils,
 )
+from limbeck.compat.distiller._later import QUANTIZERS, THINNING
 from limbeck.compat.distiller.config import dict_config, file_config
 from limbeck.compat.distiller.data_loggers import log_training_progress, log_weights_sparsity
 from limbeck.compat.distiller.maskers import ParameterMasker, create_model_masks_dict
@@ -65,7 +66,7 @@ from limbeck.training.learning_rate import polynomial_lr as PolynomialLR
 CLASSES = {**pruning.PRUNERS, **regularization.REGULARIZERS}
 """Constructors of the pruners and regularizers, which are names of this module too."""
 
-LATER = {**dict.fromkeys(quantization.NAMES, "quantizers"), **dict.fromkeys(thinning.NAMES, "thinning")}
+LATER = {**dict.fromkeys(quantization.NAMES, QUANTIZERS), **dict.fromkeys(thinning.NAMES, THINNING)}
 """Names of the ancestor's that are not here yet, and what they belong to."""
 
 __all__ = [

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import NoReturn
+from limbeck.compat.distiller._later import QUANTIZERS, not_here
 
 NAMES = (
     "DorefaQuantizer",
@@ -16,8 +16,4 @@ NAMES = (
 )
 """What it held."""
 
-
-def __getattr__(name: str) -> NoReturn:
-    if name in NAMES:
-        raise ImportError(f"there is no '{name}': this version of Limbeck has no quantizers; weights keep their type")
-    raise AttributeError(f"limbeck.compat.distiller.quantization has no '{name}': this version of Limbeck has no quantizers")
+__getattr__ = not_here(__name__, NAMES, QUANTIZERS)

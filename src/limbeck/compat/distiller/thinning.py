@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import NoReturn
+from limbeck.compat.distiller._later import THINNING, not_here
 
 NAMES = (
     "ChannelRemover",
@@ -19,8 +19,4 @@ NAMES = (
 )
 """What it held."""
 
-
-def __getattr__(name: str) -> NoReturn:
-    if name in NAMES:
-        raise ImportError(f"there is no '{name}': this version of Limbeck has no thinning; what a mask drops stays in its tensor, as zeros")
-    raise AttributeError(f"limbeck.compat.distiller.thinning has no '{name}': this version of Limbeck has no thinning")
+__getattr__ = not_here(__name__, NAMES, THINNING)

@@ -24,12 +24,15 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from limbeck.errors import ScheduleError
+from limbeck.graph import Coupling, Graph, capture, coupling
 from limbeck.masks import Masks
-from limbeck.names import Named
+from limbeck.names import Named, unwrap
+from limbeck.recipes import Recipe, removed
 from limbeck.schedules import Clock, Moment, Window
 
 HOOKS = (
@@ -44,6 +47,14 @@ HOOKS = (
 
 AFTER_STEP = "after_step"
 WATCHES = ("watch_epoch", "watch_minibatch", "watch_step", "watch_minibatch_end", "watch_epoch_end")
+
+
+@dataclass(frozen=True)
+class Coupled:
+    """A model's graph, and which of its units live and die together."""
+
+    graph: Graph
+    coupling: Coupling
 
 
 @dataclass
@@ -63,6 +74,52 @@ class State:
     """Numbers that are measured once, by parameter name; saved and restored with the rest."""
     owners: dict[str, Action] = field(default_factory=dict)
     """Which action made a parameter's mask last: its life is that action's affair, and no other's."""
+    example_inputs: tuple[Any, ...] | None = None
+    """One small batch of what the model takes: what its graph is captured with."""
+    recipes: list[Recipe] = field(default_factory=list)
+    """The thinnings that were carried out, in their order."""
+    _coupled: tuple[int, Coupled] | None = field(default=None, repr=False)
+
+    @property
+    def removed(self) -> dict[str, dict[int, int]]:
+        """How many positions thinning has taken out of the model in all: by canonical name of a parameter or buffer, then axis."""
+        return removed(self.recipes)
+
+    def inputs(self) -> tuple[Any, ...] | None:
+        """The example inputs where the model's first parameter is; None without any."""
+        if self.example_inputs is None:
+            return None
+        device = next((named.parameter.device for named in self.parameters.values()), torch.device("cpu"))
+        return tuple(_moved(value, device) for value in self.example_inputs)
+
+    def coupled(self) -> Coupled | None:
+        """The graph and the coupling of the model as it is now; None without ``example_inputs``.
+
+        They are captured when first asked for, and anew after a thinning. Raises ``CaptureError`` for a model that cannot be captured.
+
+        >>> from limbeck.names import named_parameters
+        >>> net = nn.Sequential(nn.Linear(2, 3), nn.ReLU(), nn.Linear(3, 2))
+        >>> names = named_parameters(net)
+        >>> state = State(net, names, Masks(names), example_inputs=(torch.zeros(1, 2),))
+        >>> state.coupled().coupling.units("0.weight", 0) == state.coupled().coupling.units("2.weight", 1)
+        True
+        """
+        inputs = self.inputs()
+        if inputs is None:
+            return None
+        if self._coupled is None or self._coupled[0] != len(self.recipes):
+            graph = capture(unwrap(self.model), inputs)
+            self._coupled = len(self.recipes), Coupled(graph, coupling(graph))
+        return self._coupled[1]
+
+
+def _moved(value: Any, device: torch.device) -> Any:
+    """The tensors of a nested value on a device."""
+    if isinstance(value, Tensor):
+        return value.to(device)
+    if isinstance(value, tuple | list):
+        return type(value)(_moved(item, device) for item in value)
+    return {key: _moved(item, device) for key, item in value.items()} if isinstance(value, dict) else value
 
 
 class Action:

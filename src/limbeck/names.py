@@ -32,6 +32,19 @@ def canonical(name: str) -> str:
     return ".".join(part for part in name.split(".") if part not in WRAPPERS)
 
 
+def unwrap(model: nn.Module) -> nn.Module:
+    """The user's own module inside ``torch.compile``, ``DataParallel`` and ``DistributedDataParallel``.
+
+    >>> layer = nn.Linear(2, 2)
+    >>> unwrap(nn.DataParallel(layer)) is layer
+    True
+    """
+    inner = getattr(model, "_orig_mod", None)
+    if inner is None and isinstance(model, nn.DataParallel | nn.parallel.DistributedDataParallel):
+        inner = model.module
+    return unwrap(inner) if isinstance(inner, nn.Module) else model
+
+
 @dataclass(frozen=True)
 class Named:
     """A parameter with its canonical first name and the other names under which tied modules hold it."""

@@ -13,7 +13,8 @@ from limbeck._steps import Steps
 from limbeck.errors import CheckpointError, ScheduleError
 from limbeck.events import Action, Policies, State, as_policies, saved_state
 from limbeck.masks import Masks
-from limbeck.names import named_parameters
+from limbeck.names import canonical, named_parameters
+from limbeck.recipes import Recipe, unfinished
 from limbeck.schedules import Clock, Window
 
 B = TypeVar("B")
@@ -37,6 +38,9 @@ class Scheduler:
     ``optimizer.step()``, in every epoch, whether or not a policy is active: momentum and weight decay cannot revive a weight. A loop that calls
     no hook at all gets steps, penalties and masks by ``drive(optimizer)``.
 
+    ``example_inputs`` is one small batch of what the model takes, ``(images,)``: with it structures are pruned with all that is coupled to them, and
+    can be thinned out.
+
     Raises ``ScheduleError`` for a schedule that is not made of (Window, Action) pairs, and for an optimizer of another model.
 
     >>> import torch
@@ -49,10 +53,16 @@ class Scheduler:
     """
 
     def __init__(
-        self, model: nn.Module, schedule: Sequence[tuple[Window, Action]] = (), optimizer: Optimizer | None = None, text: str | None = None
+        self,
+        model: nn.Module,
+        schedule: Sequence[tuple[Window, Action]] = (),
+        optimizer: Optimizer | None = None,
+        text: str | None = None,
+        example_inputs: Sequence[Any] | None = None,
     ) -> None:
         parameters = named_parameters(model)
-        self._state = State(model, parameters, Masks(parameters))
+        inputs = None if example_inputs is None else _as_inputs(example_inputs)
+        self._state = State(model, parameters, Masks(parameters), example_inputs=inputs)
         self._policies = Policies()
         self._steps = Steps(self._state, self._policies)
         self._epoch_open = False
@@ -81,6 +91,11 @@ class Scheduler:
     def schedule(self) -> tuple[tuple[Window, Action], ...]:
         """The (window, action) pairs in the order in which they run."""
         return tuple(self._policies.pairs)
+
+    @property
+    def recipes(self) -> tuple[Recipe, ...]:
+        """The thinnings that were carried out, in their order."""
+        return tuple(self._state.recipes)
 
     @property
     def loss_components(self) -> Mapping[str, Tensor]:
@@ -255,15 +270,18 @@ class Scheduler:
             "owners": {name: places[id(owner)] for name, owner in self._state.owners.items()},
             "memo": {name: dict(numbers) for name, numbers in self._state.memo.items()},
             "metrics": dict(self._state.metrics),
+            "recipes": [recipe.to_json() for recipe in self._state.recipes],
             "actions": [[type(action).__name__, saved_state(action)] for _, action in self.schedule],
         }
 
     def load_state_dict(self, saved: Mapping[str, Any]) -> None:
         """Stand where ``state_dict`` was taken; load the model first and the optimizer's own state after it.
 
+        A model that was thinned must have been thinned alike: ``limbeck.thinning.replay``, or its checkpoint, does it.
         Raises ``CheckpointError`` for what is no scheduler's state, and for that of another schedule or model.
         """
         self._check(saved)
+        self._state.recipes = self._done(saved.get("recipes", ()))
         self.masks.load_state_dict(saved["masks"], saved.get("aside"))
         clock = dict(saved["clock"])
         self._epoch_open = bool(clock.pop("epoch_open"))
@@ -290,6 +308,17 @@ class Scheduler:
                 f"the checkpoint's schedule has the actions {there}, this one {here}; resume with the schedule that was saved"
             )
 
+    def _done(self, saved: Sequence[str]) -> list[Recipe]:
+        """The recipes of a saved state; raises ``CheckpointError`` where they have not been carried out on the model."""
+        recipes = [Recipe.from_json(text) for text in saved]
+        tensors = {canonical(name): tuple(tensor.shape) for name, tensor in self._state.model.state_dict(keep_vars=True).items()}
+        if faults := unfinished(recipes, tensors):
+            raise CheckpointError(
+                f"the checkpoint's model was thinned and this one was not so: {faults[0]}; restore the model from the checkpoint first, or thin "
+                "it by limbeck.replay(recipes, model)"
+            )
+        return recipes
+
     def _enter(self, epoch: int, minibatch: int, steps: int | None, optimizer: Optimizer | None) -> None:
         self._use(optimizer)
         clock = self._state.clock
@@ -302,3 +331,10 @@ class Scheduler:
         self._steps.refuse_driven()
         if optimizer is not None and optimizer is not self._state.optimizer:
             self.attach(optimizer)
+
+
+def _as_inputs(given: Sequence[Any]) -> tuple[Any, ...]:
+    if isinstance(given, Tensor) or not isinstance(given, Sequence):
+        kind = type(given).__name__
+        raise ScheduleError(f"example_inputs is a tuple of what the model takes, as in (torch.zeros(1, 3, 32, 32),), not a {kind}")
+    return tuple(given)

@@ -31,7 +31,7 @@ from limbeck._version import installed_version
 from limbeck.apps._replace import replacing, standing
 from limbeck.apps._tree import Tree, decode, encode
 from limbeck.errors import CheckpointError, did_you_mean
-from limbeck.names import canonical
+from limbeck.names import canonical, unwrap
 
 FORMAT, VERSION = "limbeck checkpoint", 1
 MODEL, STATE, INDEX, SCHEDULE = "model.safetensors", "state.safetensors", "state.json", "schedule.yaml"
@@ -133,19 +133,6 @@ def load_checkpoint(directory: str | Path) -> Checkpoint:
 def is_checkpoint(directory: str | Path) -> bool:
     """Whether a checkpoint stands at a path, or its set-aside twin after a crash; says nothing of damage."""
     return (standing(Path(directory).resolve()) / INDEX).is_file()
-
-
-def unwrap(model: nn.Module) -> nn.Module:
-    """The user's own module inside ``torch.compile``, ``DataParallel`` and ``DistributedDataParallel``.
-
-    >>> layer = nn.Linear(2, 2)
-    >>> unwrap(nn.DataParallel(layer)) is layer
-    True
-    """
-    inner = getattr(model, "_orig_mod", None)
-    if inner is None and isinstance(model, nn.DataParallel | nn.parallel.DistributedDataParallel):
-        inner = model.module
-    return unwrap(inner) if isinstance(inner, nn.Module) else model
 
 
 def _first_names(own: Mapping[str, Tensor]) -> dict[str, str]:

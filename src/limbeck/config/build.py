@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import yaml
 from torch import nn
@@ -21,7 +22,14 @@ from limbeck.scheduler import Scheduler
 from limbeck.schedules import Window
 
 
-def load_schedule(source: Source, model: nn.Module, optimizer: Optimizer | None = None, *, allow_plugins: bool = False) -> Scheduler:
+def load_schedule(
+    source: Source,
+    model: nn.Module,
+    optimizer: Optimizer | None = None,
+    *,
+    example_inputs: Sequence[Any] | None = None,
+    allow_plugins: bool = False,
+) -> Scheduler:
     """A scheduler from a schedule file (its path, its text, or the mapping that it holds).
 
     >>> text = '''
@@ -34,18 +42,22 @@ def load_schedule(source: Source, model: nn.Module, optimizer: Optimizer | None 
     >>> int(layer.weight.count_nonzero())
     4
 
+    ``example_inputs`` is one small batch of what the model takes, ``(images,)``: with it structures are pruned with all that is coupled to them, and
+    extensions can thin them out.
+
     Raises ``ScheduleError`` with all faults, each with its line, its path in the file and the remedy. Nothing is built before that.
     What is only worth a warning comes as one ``ScheduleWarning``.
     """
-    return built(read_schedule(source, named_parameters(model), optimizer, allow_plugins=allow_plugins, stacklevel=3), model, optimizer)
+    checked = read_schedule(source, named_parameters(model), optimizer, allow_plugins=allow_plugins, stacklevel=3)
+    return built(checked, model, optimizer, example_inputs)
 
 
-def built(checked: Checked, model: nn.Module, optimizer: Optimizer | None = None) -> Scheduler:
+def built(checked: Checked, model: nn.Module, optimizer: Optimizer | None = None, example_inputs: Sequence[Any] | None = None) -> Scheduler:
     """The scheduler of a schedule that was read without faults; its text is that of the file, or of the mapping as a file."""
     text = checked.document.text
     if text is None:
         text = yaml.safe_dump(checked.document.tree, sort_keys=False)
-    return Scheduler(model, [applied(checked, policy) for policy in checked.policies], optimizer, text)
+    return Scheduler(model, [applied(checked, policy) for policy in checked.policies], optimizer, text, example_inputs)
 
 
 def read_schedule(

@@ -11,7 +11,7 @@ from torch.optim import Optimizer
 from limbeck.errors import RecipeError
 from limbeck.masks import Masks
 from limbeck.names import canonical
-from limbeck.thinning.recipe import Cut, Recipe
+from limbeck.recipes import Cut, Recipe
 
 
 def apply(

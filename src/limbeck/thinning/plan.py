@@ -10,7 +10,7 @@ from torch import Tensor
 
 from limbeck.graph import Coupling, Graph, propagate
 from limbeck.graph.flow import Use
-from limbeck.thinning.recipe import Cut, Recipe
+from limbeck.recipes import Cut, Recipe
 from limbeck.thinning.sizes import changes
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 
 from limbeck.graph import Graph, Module
-from limbeck.thinning.recipe import Change, Cut
+from limbeck.recipes import Change, Cut
 
 Shapes = Mapping[str, tuple[int, ...]]
 Sizes = Mapping[str, int]

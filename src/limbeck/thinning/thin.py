@@ -17,9 +17,9 @@ from limbeck.errors import RecipeError
 from limbeck.graph import Coupling, capture, coupling
 from limbeck.masks import Masks
 from limbeck.names import canonical
+from limbeck.recipes import Recipe
 from limbeck.thinning.apply import apply
 from limbeck.thinning.plan import plan
-from limbeck.thinning.recipe import Recipe
 
 TOLERANCE = 1e-5
 

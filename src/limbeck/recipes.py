@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -64,6 +64,38 @@ class Recipe:
             raise RecipeError(
                 f"this is no thinning recipe: {type(error).__name__}: {error}; it is JSON that Recipe.to_json wrote"
             ) from error
+
+
+def removed(recipes: Iterable[Recipe]) -> dict[str, dict[int, int]]:
+    """How many positions the recipes have taken out in all: by tensor, then axis.
+
+    >>> half, third = (Recipe((Cut("fc.weight", 0, size, (0, 1)),)) for size in (4, 2))
+    >>> removed([half, third])
+    {'fc.weight': {0: 2}}
+    """
+    found: dict[str, dict[int, int]] = {}
+    for recipe in recipes:
+        for cut in recipe.cuts:
+            axes = found.setdefault(cut.tensor, {})
+            axes[cut.axis] = axes.get(cut.axis, 0) + cut.size - len(cut.kept)
+    return found
+
+
+def unfinished(recipes: Iterable[Recipe], shapes: Mapping[str, tuple[int, ...]]) -> list[str]:
+    """A line for each tensor that is not as the recipes, carried out in their order, leave it; ``shapes`` are the model's, by name.
+
+    >>> unfinished([Recipe((Cut("fc.weight", 0, 4, (0, 2)),))], {"fc.weight": (4, 3)})
+    ["'fc.weight' has shape (4, 3), not 2 along axis 0"]
+    """
+    sizes = {(cut.tensor, cut.axis): len(cut.kept) for recipe in recipes for cut in recipe.cuts}
+    lines = []
+    for (name, axis), size in sizes.items():
+        shape = shapes.get(name)
+        if shape is None:
+            lines.append(f"it has no '{name}'")
+        elif axis >= len(shape) or shape[axis] != size:
+            lines.append(f"'{name}' has shape {shape}, not {size} along axis {axis}")
+    return lines
 
 
 def _change(data: Mapping[str, Any]) -> Change:

@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from limbeck.apps.lm.data import Batches
 from limbeck.apps.lm.model import RNNModel, detach
 from limbeck.apps.lm.options import TrainOptions
-from limbeck.apps.lm.session import autocast
+from limbeck.apps.run import autocast
 from limbeck.scheduler import Scheduler
 from lm_tasks import Sizes, add_size_options, text
 from timing import OwnRandomness, blocks_in_turns, machine, matrix_rate, quartiles, show

@@ -2,7 +2,7 @@
 
 Every logger has the two methods of ``Logger``. ``RunLog`` puts the ones of a run folder together::
 
-    metrics.csv     epoch,step,split,loss,perplexity,learning_rate,sparsity,tokens_per_second
+    metrics.csv     epoch,step,split,loss,perplexity,learning_rate,sparsity,tokens_per_second   (the measures are the application's)
     sparsity.csv    epoch,step,parameter,sparsity,threshold
     log.txt         the same metrics, and what else is said, as lines with the time
     tensorboard/    on request: the same numbers, gradients too
@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import csv
 import os
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from datetime import datetime
@@ -27,9 +27,17 @@ from limbeck.errors import CheckpointError, require
 from limbeck.names import Named
 from limbeck.stats import sparsity
 
-METRICS = ("epoch", "step", "split", "loss", "perplexity", "learning_rate", "sparsity", "tokens_per_second")
 SPARSITY = ("epoch", "step", "parameter", "sparsity", "threshold")
 CHUNK = 1 << 20
+
+
+def metric_columns(measures: Sequence[str], rate: str) -> tuple[str, ...]:
+    """The columns of ``metrics.csv``: an application's measures beside the loss, and what it counts a second."""
+    return ("epoch", "step", "split", "loss", *measures, "learning_rate", "sparsity", rate)
+
+
+METRICS = metric_columns(["perplexity"], "tokens_per_second")
+"""Those of a language model."""
 
 Values = Mapping[str, float | str]
 """Numbers by name, and at most one string: of what they are, a split or a parameter."""
@@ -37,9 +45,12 @@ Values = Mapping[str, float | str]
 FORMATS = {
     "loss": "loss {:.3f}",
     "perplexity": "perplexity {:.2f}",
+    "top1": "top-1 {:.2f} %",
+    "top5": "top-5 {:.2f} %",
     "learning_rate": "learning rate {:.4g}",
     "sparsity": "sparsity {:.2%}",
     "tokens_per_second": "{:,.0f} tokens/s",
+    "images_per_second": "{:,.0f} images/s",
 }
 
 
@@ -209,16 +220,18 @@ class RunLog:
     Use it in a ``with``; what a logger raises, it raises.
     """
 
-    def __init__(self, folder: Path, *, resume_step: int | None = None, tensorboard: bool = False) -> None:
+    def __init__(
+        self, folder: Path, columns: tuple[str, ...] = METRICS, *, resume_step: int | None = None, tensorboard: bool = False
+    ) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         self._board = TensorBoardLog(folder / "tensorboard", resume_step) if tensorboard else None
         boards: list[Logger] = [self._board] if self._board else []
         self._text = TextLog(folder / "log.txt")
-        self._metrics: list[Logger] = [CsvLog(folder / "metrics.csv", METRICS, resume_step), self._text, *boards]
+        self._metrics: list[Logger] = [CsvLog(folder / "metrics.csv", columns, resume_step), self._text, *boards]
         self._sparsity: list[Logger] = [CsvLog(folder / "sparsity.csv", SPARSITY, resume_step), *boards]
 
     def metrics(self, split: str, values: Mapping[str, float], *, epoch: int, step: int) -> None:
-        """Write how a split goes: loss, perplexity, learning_rate, sparsity, tokens_per_second, or some of them."""
+        """Write how a split goes: the columns' numbers, or some of them."""
         for log in self._metrics:
             log.write({"split": split, **values}, epoch=epoch, step=step)
 

@@ -43,7 +43,7 @@ def held(step: int, line: list[str]) -> list[str]:
     """The same command line, for a run that waits after a step until a signal comes: it is not over before."""
     program = f"""
 import time
-from limbeck.apps.lm.track import Tracker
+from limbeck.apps.track import Tracker
 from limbeck.cli import main
 after = Tracker.after_step
 def hold(tracker):

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass
 from typing import Any
 
-from limbeck.errors import CheckpointError
+from limbeck.apps.options import known
 
 SIZES = {200: "Small", 650: "Medium", 1500: "Large"}
 
@@ -52,26 +52,7 @@ class TrainOptions:
         known = SIZES.get(self.nhid) if self.model == "LSTM" and self.emsize == self.nhid and self.nlayers == 2 else None
         return known or f"{self.model} {self.emsize}" + (f"/{self.nhid}" if self.nhid != self.emsize else "")
 
-    def continued(self, saved: Mapping[str, Any], given: set[str]) -> TrainOptions:
-        """The options of a saved run, with those replaced that were ``given`` anew.
-
-        Raises ``CheckpointError`` when one of ``FIXED`` is given another value.
-        """
-        base = replace(self, **{name: value for name, value in _known(saved).items() if name not in given})
-        for name in FIXED:
-            if name in saved and getattr(base, name) != saved[name]:
-                option = name.replace("_", "-")
-                raise CheckpointError(
-                    f"the run was saved with --{option} {saved[name]}, not {getattr(base, name)}; leave --{option} out to resume it"
-                )
-        return base
-
     @classmethod
     def of(cls, saved: Mapping[str, Any]) -> TrainOptions:
         """The options of a saved run; those of another version that this one does not know are left out."""
-        return cls(**_known(saved))
-
-
-def _known(saved: Mapping[str, Any]) -> dict[str, Any]:
-    names = {field.name for field in fields(TrainOptions)}
-    return {name: value for name, value in saved.items() if name in names}
+        return cls(**known(cls, saved))

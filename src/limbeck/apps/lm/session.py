@@ -11,28 +11,22 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from limbeck.apps.checkpoint import Checkpoint, is_checkpoint, load_checkpoint, save_checkpoint
+from limbeck.apps.checkpoint import Checkpoint, save_checkpoint
 from limbeck.apps.lm.data import Batches, Corpus, batchify, load_corpus
 from limbeck.apps.lm.model import Hidden, RNNModel
 from limbeck.apps.lm.options import TrainOptions
-from limbeck.apps.loop import choose_device, has_bfloat16
+from limbeck.apps.loop import choose_device
 from limbeck.apps.rng import rng_state, set_rng_state
+from limbeck.apps.run import choose_precision, open_checkpoint
+from limbeck.apps.track import Best, Running
 from limbeck.config import load_schedule, plan
 from limbeck.errors import CheckpointError, LimbeckError, ScheduleWarning
 from limbeck.scheduler import Scheduler
 from limbeck.schedules import Window
 from limbeck.training import LearningRate, PlateauDecay
 
+APPLICATION = "lm"
 EVALUATION_BATCH = 10
-
-
-@dataclass
-class Best:
-    """The best validation loss so far, its epoch, and how many weights the masks kept then."""
-
-    loss: float = float("inf")
-    epoch: int = -1
-    kept: int = -1
 
 
 @dataclass
@@ -53,13 +47,13 @@ class Session:
     hidden: Hidden | None = None
     best: Best = field(default_factory=Best)
     seconds: float = 0.0
-    running: tuple[float, int, int] = (0.0, 0, 0)
+    running: Running = field(default_factory=lambda: Running((0.0,)))
     """Sum of losses, steps and tokens since the last log line."""
 
     def save(self, directory: Path) -> None:
         """Write a checkpoint from which ``resume`` goes on bit for bit."""
         state = {
-            "application": "lm",
+            "application": APPLICATION,
             "options": asdict(self.options),
             "vocabulary": self.corpus.words,
             "corpus": self.corpus.checksum,
@@ -67,9 +61,9 @@ class Session:
             "optimizer": self.optimizer.state_dict(),
             "rng": rng_state(),
             "hidden": self.hidden,
-            "best": asdict(self.best),
+            "best": {"loss": self.best.measure, "epoch": self.best.epoch, "kept": self.best.kept},
             "seconds": self.seconds,
-            "running": self.running,
+            "running": self.running.flat,
         }
         save_checkpoint(directory, self.model, state, self.scheduler.text)
 
@@ -98,8 +92,8 @@ def resume(checkpoint: Checkpoint, options: TrainOptions, schedule: Path | None)
     session.scheduler.load_state_dict(saved["scheduler"])
     session.optimizer.load_state_dict(saved["optimizer"])
     session.hidden = _to(saved["hidden"], session.device)
-    session.best = Best(**saved["best"])
-    session.seconds, session.running = saved["seconds"], saved["running"]
+    session.best = Best(*(saved["best"][key] for key in ("loss", "epoch", "kept")))
+    session.seconds, session.running = saved["seconds"], Running.of(saved["running"])
     set_rng_state(saved["rng"])
     return session
 
@@ -124,9 +118,8 @@ def _assemble(options: TrainOptions, corpus: Corpus, schedule: Path | None) -> S
         warnings.simplefilter("ignore", ScheduleWarning)  # the plan's warnings, which are noted below, hold them too
         scheduler = Scheduler(model, optimizer=optimizer) if schedule is None else load_schedule(schedule, model, optimizer)
     notes = [] if warning is None else [warning]
-    amp = options.amp and has_bfloat16(device)
-    if options.amp and not amp:
-        notes.append(f"this {device.type} device has no bfloat16 arithmetic: --amp is ignored and the run goes on in float32")
+    amp, precision = choose_precision(device, options.amp)
+    notes += precision
     if schedule is not None:
         notes += [f"warning: {late}" for late in plan(schedule, model, steps_per_epoch=len(train), epochs=options.epochs).warnings]
     notes += _add_learning_rate(scheduler, options, options.epochs * len(train))
@@ -152,35 +145,13 @@ def _to(hidden: Any, device: torch.device) -> Hidden | None:
     return hidden.to(device) if isinstance(hidden, Tensor) else (hidden[0].to(device), hidden[1].to(device))
 
 
-def find_checkpoint(path: Path, prefer: str) -> Path:
-    """The checkpoint that a path means: itself, or the ``last`` or ``best`` of a run folder, whichever is preferred and there."""
-    for name in (prefer, "best", "last"):
-        if is_checkpoint(path / name):
-            return path / name
-    return path
-
-
 def load_trained(path: Path, device: torch.device | None = None) -> tuple[RNNModel, Checkpoint, TrainOptions]:
     """A trained model of a run folder (its best) or of a checkpoint, in evaluation mode."""
-    checkpoint = open_checkpoint(path, "best")
+    checkpoint = open_checkpoint(APPLICATION, path, "best")
     options = TrainOptions.of(checkpoint.state["options"])
     model = build_model(options, len(checkpoint.state["vocabulary"])).to(device or torch.device("cpu"))
     checkpoint.restore_model(model)
     return model.eval(), checkpoint, options
-
-
-def open_checkpoint(path: Path, prefer: str) -> Checkpoint:
-    """A checkpoint of this application; raises ``CheckpointError`` for another's."""
-    checkpoint = load_checkpoint(find_checkpoint(path, prefer))
-    kind = checkpoint.state.get("application") if isinstance(checkpoint.state, dict) else None
-    if kind != "lm":
-        raise CheckpointError(f"{path} is not a checkpoint of 'limbeck lm' but of '{kind}'")
-    return checkpoint
-
-
-def autocast(device: torch.device, enabled: bool) -> torch.autocast:
-    """bfloat16 where it helps, or nothing."""
-    return torch.autocast(device.type, dtype=torch.bfloat16, enabled=enabled)
 
 
 LossFunction = Callable[[Tensor, Tensor, Hidden], tuple[Tensor, Hidden]]

@@ -11,11 +11,13 @@ import torch
 from limbeck.apps.checkpoint import load_checkpoint
 from limbeck.apps.lm.data import Batches
 from limbeck.apps.lm.model import RNNModel, detach
-from limbeck.apps.lm.session import Session, autocast, loss_function
-from limbeck.apps.lm.track import Tracker
+from limbeck.apps.lm.session import Session, loss_function
+from limbeck.apps.lm.track import REPORTS, measures
 from limbeck.apps.log import RunLog
 from limbeck.apps.loop import Interrupt
 from limbeck.apps.progress import Progress
+from limbeck.apps.run import autocast
+from limbeck.apps.track import Tracker
 
 
 @torch.no_grad()
@@ -41,7 +43,7 @@ def train(session: Session, folder: Path, log: RunLog, progress: Progress) -> di
     loss_of = loss_function(model, options.compile)
     model.train()
     with Interrupt() as interrupt:
-        tracker = Tracker(session, folder, log, progress, interrupt)
+        tracker = Tracker(REPORTS, session, folder, log, progress, interrupt)
         tracker.record()
         for epoch in scheduler.epochs(options.epochs, after=tracker.after_epoch):
             if tracker.stopped:
@@ -66,14 +68,17 @@ def train(session: Session, folder: Path, log: RunLog, progress: Progress) -> di
             progress.begin(f"epoch {epoch + 1}/{options.epochs}, validation", total=len(session.valid), done=0)
             valid_loss = evaluate(model, session.valid, session.amp, progress)
             scheduler.metrics(loss=valid_loss)
-            tracker.end_epoch(epoch, valid_loss, session.valid.data.numel(), time.monotonic() - began)
+            rate = session.valid.data.numel() / (time.monotonic() - began)
+            tracker.end_epoch(epoch, "validation", measures(valid_loss), rate, valid_loss)
+            session.hidden = None
     finished = scheduler.clock.epoch >= options.epochs
     return tracker.record() if interrupt.hurried and not finished else _test_best(session, folder, tracker, finished)
 
 
-def _test_best(session: Session, folder: Path, tracker: Tracker, finished: bool) -> dict[str, Any]:
+def _test_best(session: Session, folder: Path, tracker: Tracker[Session], finished: bool) -> dict[str, Any]:
     """Test the best model by validation; before the first validation there is only the ``last``, without masks of the step that was not taken."""
     if session.best.epoch >= 0 or tracker.stopped:
         load_checkpoint(folder / ("best" if session.best.epoch >= 0 else "last")).restore_model(session.model)
     tracker.progress.begin("test", total=len(session.test), done=0)
-    return tracker.finish(evaluate(session.model, session.test, session.amp, tracker.progress), finished)
+    test_loss = evaluate(session.model, session.test, session.amp, tracker.progress)
+    return tracker.finish(session.model, measures(test_loss), finished)

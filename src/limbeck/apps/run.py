@@ -1,0 +1,169 @@
+"""A training from its options to its record, in every application: the run folder, what a resumed run goes on from, and where its model is."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from datetime import datetime
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any, Generic, Protocol, TypeVar
+
+import torch
+from rich.console import Console
+
+from limbeck.apps.checkpoint import Checkpoint, is_checkpoint, load_checkpoint
+from limbeck.apps.log import RunLog
+from limbeck.apps.loop import choose_device, finite, has_bfloat16, new_run_folder
+from limbeck.apps.options import Dataclass, continued
+from limbeck.apps.progress import Progress
+from limbeck.apps.track import Best, Options, Session
+from limbeck.errors import CheckpointError
+
+RUNS = Path("runs")
+
+
+class TrainOptions(Options, Dataclass, Protocol):
+    """The options of a training, as a frozen dataclass."""
+
+
+AnyOptions = TypeVar("AnyOptions", bound=TrainOptions)
+AnySession = TypeVar("AnySession", bound=Session)
+
+
+@dataclass(frozen=True)
+class Training(Generic[AnyOptions, AnySession]):
+    """How an application trains."""
+
+    application: str
+    columns: tuple[str, ...]
+    """Of ``metrics.csv``."""
+    fixed: Sequence[str]
+    """Options that a resumed run cannot change."""
+    start: Callable[[AnyOptions], AnySession]
+    resume: Callable[[Checkpoint, AnyOptions, Path | None], AnySession]
+    train: Callable[[AnySession, Path, RunLog, Progress], dict[str, Any]]
+    summary: Callable[[Mapping[str, Any]], str]
+    """What a record says, in a line."""
+
+    def run(self, options: AnyOptions, given: set[str], resume_from: Path | None, as_json: bool = False) -> None:
+        """Train, and print how it went, or as JSON the record that ``run.json`` holds."""
+        session, folder = self._open(options, given, resume_from)
+        resumed = session.scheduler.clock.step if resume_from is not None else None
+        tensorboard = session.options.log_gradients or has_tensorboard()
+        with (
+            RunLog(folder, self.columns, resume_step=resumed, tensorboard=tensorboard) as log,
+            Progress(len(session.train), console=Console(stderr=True)) as progress,
+        ):
+            for note in [f"saving to {folder}", *session.notes]:
+                progress.say(note)
+                log.say(note)
+            record = self.train(session, folder, log, progress)
+        console = Console()
+        if as_json:
+            console.print_json(data=finite(record))
+            return
+        say(console, self.summary(record))
+        if not record["finished"]:
+            say(console, f"stopped before the end; go on with: limbeck {self.application} train --resume {folder}")
+
+    def continued(self, options: AnyOptions, given: set[str], resume_from: Path) -> tuple[Checkpoint, AnyOptions, Path | None]:
+        """A checkpoint to go on from, the options then, and the schedule: the saved one unless another is given."""
+        checkpoint = open_checkpoint(self.application, resume_from, "last")
+        merged = continued(options, checkpoint.state["options"], given, self.fixed)
+        saved = None if checkpoint.schedule is None else checkpoint.path / "schedule.yaml"
+        return checkpoint, merged, Path(merged.compress) if "compress" in given and merged.compress else saved
+
+    def _open(self, options: AnyOptions, given: set[str], resume_from: Path | None) -> tuple[AnySession, Path]:
+        if resume_from is None:
+            fresh = Path(options.save) if options.save else RUNS / f"{self.application}-{datetime.now():%Y%m%d-%H%M%AnySession}"
+            session = self.start(replace(options, save=str(fresh)))
+            return session, new_run_folder(fresh)
+        checkpoint, merged, schedule = self.continued(options, given, resume_from)
+        place = find_checkpoint(resume_from, "last").resolve()
+        own = place.parent if place.name in ("last", "best") else None
+        folder = Path(merged.save) if "save" in given and merged.save else own
+        if folder is None or folder.resolve() == place:
+            raise CheckpointError(
+                f"{resume_from} is a checkpoint outside of a run folder; name the folder of the run that goes on with --save DIR"
+            )
+        session = self.resume(checkpoint, merged, schedule)
+        _bring_best(session, own, folder)
+        clock = session.scheduler.clock
+        session.notes.append(f"resumed from {checkpoint.path} at epoch {clock.epoch}, step {clock.step}")
+        return session, folder
+
+
+def _bring_best(session: Session, own: Path | None, folder: Path) -> None:
+    """A resumed run takes its best checkpoint into another folder; where that was lost, the next validation finds a new one."""
+    if folder.resolve() != own:
+        new_run_folder(folder)
+        if own is not None and is_checkpoint(own / "best"):
+            shutil.copytree(load_checkpoint(own / "best").path, folder / "best")
+    if not is_checkpoint(folder / "best"):
+        session.best = Best()
+
+
+def say(console: Console, text: str) -> None:
+    """Print a line as it is, however long."""
+    console.print(text, highlight=False, markup=False, soft_wrap=True)
+
+
+def has_tensorboard() -> bool:
+    """Whether the optional TensorBoard is installed."""
+    return find_spec("tensorboard") is not None
+
+
+def find_checkpoint(path: Path, prefer: str) -> Path:
+    """The checkpoint that a path means: itself, or the ``last`` or ``best`` of a run folder, whichever is preferred and there."""
+    for name in (prefer, "best", "last"):
+        if is_checkpoint(path / name):
+            return path / name
+    return path
+
+
+def open_checkpoint(application: str, path: Path, prefer: str) -> Checkpoint:
+    """A checkpoint of an application; raises ``CheckpointError`` for another's."""
+    checkpoint = load_checkpoint(find_checkpoint(path, prefer))
+    kind = checkpoint.state.get("application") if isinstance(checkpoint.state, dict) else None
+    if kind != application:
+        raise CheckpointError(f"{path} is not a checkpoint of 'limbeck {application}' but of '{kind}'")
+    return checkpoint
+
+
+def newest_run(runs: Path, application: str) -> Path:
+    """The run folder that was written last; raises ``CheckpointError`` when there is none."""
+    found = [path for path in runs.glob("*") if find_checkpoint(path, "best") != path and _is_of(path / "run.json", application)]
+    if not found:
+        raise CheckpointError(f"no run in {runs}/; train one with 'limbeck {application} train', or name one with --checkpoint DIR")
+    return max(found, key=lambda path: find_checkpoint(path, "best").stat().st_mtime)
+
+
+def _is_of(record: Path, application: str) -> bool:
+    """Whether a run is an application's; one without a record may be."""
+    try:
+        return bool(json.loads(record.read_text(encoding="utf-8"))["application"] == application)
+    except (OSError, ValueError, KeyError, TypeError):
+        return True
+
+
+def chosen_device(cuda: bool, device: str | None) -> torch.device:
+    """The device asked for, with a warning on the terminal where another one runs."""
+    chosen, warning = choose_device(cuda, device)
+    if warning is not None:
+        say(Console(stderr=True), warning)
+    return chosen
+
+
+def choose_precision(device: torch.device, amp: bool) -> tuple[bool, list[str]]:
+    """Whether to run in bfloat16, and a note where that was asked for in vain."""
+    if amp and not has_bfloat16(device):
+        return False, [f"this {device.type} device has no bfloat16 arithmetic: --amp is ignored and the run goes on in float32"]
+    return amp, []
+
+
+def autocast(device: torch.device, enabled: bool) -> torch.autocast:
+    """bfloat16 where it helps, or nothing."""
+    return torch.autocast(device.type, dtype=torch.bfloat16, enabled=enabled)

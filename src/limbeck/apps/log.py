@@ -113,7 +113,7 @@ def describe(values: Values) -> str:
 class CsvLog:
     """One CSV file, flushed after each row. With ``resume_step`` it goes on after that step: later rows, and a torn last one, are cut.
 
-    The first columns are epoch, step and what a row is of; a row that is there already for that very step is not written a second
+    The first columns are epoch, step and what a row is of; a row that is there already for the same step is not written a second
     time. Raises ``CheckpointError`` where the file that is
     to go on has other columns.
     """
@@ -122,7 +122,9 @@ class CsvLog:
         self.columns = columns
         self._label = columns[2]
         kept = [] if resume_step is None else list(self._rows_until(path, resume_step))
-        self._there = {(row["epoch"], row["step"], row[self._label]) for row in kept if int(row["step"]) == resume_step}
+        self._there: set[tuple[str, str, object]] = {
+            (row["epoch"], row["step"], row[self._label]) for row in kept if int(row["step"]) == resume_step
+        }
         temporary = path.with_name(f".{path.name}.tmp")
         with temporary.open("w", newline="", encoding="utf-8") as file:
             writer = csv.DictWriter(file, columns)
@@ -136,8 +138,10 @@ class CsvLog:
 
     def write(self, values: Values, *, epoch: int, step: int) -> None:
         """Write one row; columns without a value stay empty. Raises ``ValueError`` for a value without a column."""
-        if (str(epoch), str(step), values.get(self._label)) in self._there:
+        place = str(epoch), str(step), values.get(self._label)
+        if place in self._there:
             return
+        self._there = {place, *(there for there in self._there if there[:2] == place[:2])}
         self._writer.writerow({"epoch": epoch, "step": step, **values})
         self._file.flush()
 

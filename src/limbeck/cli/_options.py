@@ -19,3 +19,9 @@ ModelArguments = Annotated[
 ]
 AllowPlugins = Annotated[bool, typer.Option("--allow-plugins", help="Accept classes given as package.module:function.")]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+
+
+def given_options(context: typer.Context) -> set[str]:
+    """The options that stand on the command line, by the names of their parameters, without the underscore that sets one apart from a word of Python."""
+    given = {name for name in context.params if context.get_parameter_source(name).name == "COMMANDLINE"}  # type: ignore[union-attr]  # every parameter has one
+    return {name.removesuffix("_") for name in given}

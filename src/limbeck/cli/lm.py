@@ -10,6 +10,7 @@ from typing import Annotated
 
 import typer
 
+from limbeck.cli._options import given_options
 from limbeck.cli.lm_compare import compare
 from limbeck.cli.plan import show_plan
 from limbeck.errors import did_you_mean
@@ -110,8 +111,7 @@ def train(
         log_interval=log_interval, log_gradients=log_gradients, save=None if save is None else str(save), save_every=save_every,
         command=shlex.join(["limbeck", *sys.argv[1:]]),
     )  # fmt: skip
-    given = {name for name in context.params if context.get_parameter_source(name).name == "COMMANDLINE"}  # type: ignore[union-attr]  # every parameter has one
-    given = {"compile" if name == "compile_" else name for name in given}
+    given = given_options(context)
     if summary is not None:
         lm.summarise(options, summary, resume, as_json)
     elif plan:

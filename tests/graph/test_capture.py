@@ -70,3 +70,18 @@ def test_tied_parameters_have_one_name_and_aliases() -> None:
     graph = capture(Tied(), (torch.zeros(2, dtype=torch.int64),))
     assert graph.tensors["encoder.weight"].aliases == ("decoder.weight",)
     assert set(graph.stored.values()) == {"encoder.weight"}
+
+
+def test_what_runs_without_gradients_is_captured_too() -> None:
+    class Frozen(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.backbone, self.head = nn.Linear(3, 4), nn.Linear(4, 2)
+
+        def forward(self, x: Tensor) -> Tensor:
+            with torch.no_grad():
+                y = self.backbone(x)
+            return self.head(y)
+
+    calls = [(node.operation, node.module) for node in capture(Frozen(), (torch.zeros(2, 3),)).nodes if node.kind == "call"]
+    assert calls == [("linear", "backbone"), ("linear", "head")]

@@ -104,7 +104,11 @@ def capture(model: nn.Module, example_inputs: Sequence[Any], kwargs: Mapping[str
 
     Raises ``CaptureError``, with the model's line and its text, for a forward pass that depends on the values of its inputs or leaves torch.
     """
-    with _evaluating(model), warnings.catch_warnings():
+    with (
+        _evaluating(model),
+        torch.no_grad(),
+        warnings.catch_warnings(),
+    ):  # without no_grad, a model's own no_grad would hide what runs in it
         warnings.simplefilter("ignore")
         try:
             program = torch.export.export(model, tuple(example_inputs), dict(kwargs or {}), strict=False)

@@ -9,7 +9,7 @@ from pathlib import Path
 SOURCE = Path(__file__).parents[1] / "src"
 ALGORITHMS = ("pruning", "regularization", "quantization", "thinning", "training", "summaries")
 LAYERS: tuple[tuple[str, ...], ...] = (
-    ("tile", "groups", "ramps", "schedules", "names", "errors", "fields", "recipes", "_inplace", "_version"),
+    ("tile", "groups", "ramps", "schedules", "names", "errors", "fields", "recipes", "_inplace", "_tensors", "_version"),
     ("masks", "events", "_forward", "_steps", "scheduler", "stats", "graph", "needs", "watch"),
     ALGORITHMS,
     ("config",),

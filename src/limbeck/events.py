@@ -78,6 +78,8 @@ class State:
     """One small batch of what the model takes: what its graph is captured with."""
     recipes: list[Recipe] = field(default_factory=list)
     """The thinnings that were carried out, in their order."""
+    schedule: list[tuple[Window, Action]] = field(default_factory=list)
+    """The scheduler's (window, action) pairs."""
     _coupled: tuple[int, Coupled] | None = field(default=None, repr=False)
 
     @property
@@ -127,6 +129,8 @@ class Action:
 
     ``fits(window)`` and ``bind(state)`` run once when the scheduler is built, before training, and raise what is wrong. An action that holds numbers of its own
     gives and takes them through ``state_dict`` and ``load_state_dict(state, saved)``. ``before_backward_pass`` returns ``{name: penalty}``.
+    ``thinned(state, window, recipe)`` runs after units have been taken out of the model: what an action holds of tensors must follow. While ``waits`` is
+    true, a firing that was put off is still to come, and no thinning goes before it.
     """
 
 

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
+
+import torch
+from torch import Tensor
 
 from limbeck.errors import RecipeError
 
@@ -96,6 +99,48 @@ def unfinished(recipes: Iterable[Recipe], shapes: Mapping[str, tuple[int, ...]])
         elif axis >= len(shape) or shape[axis] != size:
             lines.append(f"'{name}' has shape {shape}, not {size} along axis {axis}")
     return lines
+
+
+def remaining(recipes: Sequence[Recipe], shapes: Mapping[str, tuple[int, ...]]) -> Sequence[Recipe]:
+    """The recipes that a model of these shapes has yet to go through: none of its own class's, all of a fresh one's.
+
+    >>> recipes = [Recipe((Cut("fc.weight", 0, size, (0, 1)),)) for size in (4, 2)]
+    >>> [len(remaining(recipes, {"fc.weight": (rows, 3)})) for rows in (4, 2)]
+    [2, 1]
+    """
+    for done in range(len(recipes) + 1):
+        rest = recipes[done:]
+        first = {(cut.tensor, cut.axis): cut.size for recipe in reversed(rest) for cut in recipe.cuts}
+        before = Recipe(tuple(cut for recipe in recipes[:done] for cut in recipe.cuts if (cut.tensor, cut.axis) not in first))
+        fits = all(axis < len(shapes.get(name, ())) and shapes[name][axis] == size for (name, axis), size in first.items())
+        if fits and not unfinished([before], shapes):
+            return rest
+    return recipes
+
+
+def thinner(tensor: Tensor, cuts: Iterable[Cut]) -> Tensor:
+    """The kept positions of every cut axis, in the same memory format.
+
+    >>> thinner(torch.tensor([[1, 2, 3], [4, 5, 6]]), [Cut("fc.weight", 1, 3, (0, 2))])
+    tensor([[1, 3],
+            [4, 6]])
+    """
+    result = tensor.detach()
+    for cut in cuts:
+        result = result.index_select(cut.axis, torch.tensor(cut.kept, device=tensor.device))
+    for layout in (torch.channels_last, torch.channels_last_3d):
+        fits = tensor.dim() == (4 if layout == torch.channels_last else 5)
+        if fits and not tensor.is_contiguous() and tensor.is_contiguous(memory_format=layout):
+            return result.contiguous(memory_format=layout)
+    return result
+
+
+def by_tensor(cuts: Iterable[Cut]) -> dict[str, list[Cut]]:
+    """The cuts of each tensor."""
+    found: dict[str, list[Cut]] = {}
+    for cut in cuts:
+        found.setdefault(cut.tensor, []).append(cut)
+    return found
 
 
 def _change(data: Mapping[str, Any]) -> Change:

@@ -64,6 +64,7 @@ class Scheduler:
         inputs = None if example_inputs is None else _as_inputs(example_inputs)
         self._state = State(model, parameters, Masks(parameters), example_inputs=inputs)
         self._policies = Policies()
+        self._state.schedule = self._policies.pairs
         self._steps = Steps(self._state, self._policies)
         self._epoch_open = False
         self.text = text

@@ -14,9 +14,10 @@ Tensors come back on the CPU, with the same bits, dtype and shape; a tensor that
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -27,30 +28,18 @@ from safetensors.torch import load as load_tensors
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from limbeck._tensors import first_names, load_into, packed, refuse_misfits, unpacked
 from limbeck._version import installed_version
 from limbeck.apps._replace import replacing, standing
 from limbeck.apps._tree import Tree, decode, encode
-from limbeck.errors import CheckpointError, did_you_mean
-from limbeck.names import canonical, unwrap
+from limbeck.errors import CheckpointError, RecipeError
+from limbeck.names import unwrap
+from limbeck.recipes import Recipe
+from limbeck.thinning import replay
 
 FORMAT, VERSION = "limbeck checkpoint", 1
 MODEL, STATE, INDEX, SCHEDULE = "model.safetensors", "state.safetensors", "state.json", "schedule.yaml"
 REMEDY = "take another checkpoint of the run (a run keeps last and best), or train again"
-
-PLAIN = frozenset(
-    {
-        torch.float64,
-        torch.float32,
-        torch.float16,
-        torch.bfloat16,
-        torch.int64,
-        torch.int32,
-        torch.int16,
-        torch.int8,
-        torch.uint8,
-        torch.bool,
-    }
-)
 
 
 @dataclass(frozen=True)
@@ -63,21 +52,34 @@ class Checkpoint:
     state: Tree
     schedule: str | None
 
+    @property
+    def recipes(self) -> tuple[Recipe, ...]:
+        """The thinnings that the model has been through, as the scheduler's state tells them."""
+        trees = [self.state, *(self.state.values() if isinstance(self.state, Mapping) else ())]
+        found = [tree["recipes"] for tree in trees if isinstance(tree, Mapping) and isinstance(tree.get("recipes"), list)]
+        return tuple(Recipe.from_json(text) for text in found[0]) if found else ()
+
     def restore_model(self, model: nn.Module) -> None:
         """Copy the tensors into a model that has the same names, shapes, dtypes and ties; wrapper names may differ.
 
+        Where the model was thinned, this one, which is of the original class, is thinned alike first.
         Raises ``CheckpointError`` that lists every tensor that does not fit; the model is then as it was.
         """
-        inner = unwrap(model)
-        own = inner.state_dict(keep_vars=True)
-        saved = self.model | {alias: self.model[name] for alias, name in self.aliases.items()}
-        plain = all(len({canonical(name) for name in names}) == len(names) for names in (own, saved))
-        spell = canonical if plain else str
-        wanted, held = ({spell(name): tensor for name, tensor in tensors.items()} for tensors in (own, saved))
-        if faults := [*_misfits(wanted, held), *_other_ties(wanted, held)]:
-            count = "1 tensor does" if len(faults) == 1 else f"{len(faults)} tensors do"
-            raise CheckpointError(f"{self.path} is not a checkpoint of this model: {count} not fit\n  " + "\n  ".join(faults))
-        inner.load_state_dict({name: held[spell(name)] for name in own})
+        recipes, what = self.recipes, str(self.path)
+        if recipes:
+            trial = copy.deepcopy(unwrap(model))
+            _replayed(recipes, trial, what)
+            refuse_misfits(trial, self.model, self.aliases, what)
+            _replayed(recipes, unwrap(model), what)
+        load_into(model, self.model, self.aliases, what)
+
+
+def _replayed(recipes: Sequence[Recipe], model: nn.Module, what: str) -> None:
+    """Thin a model as the one of a checkpoint was; raises ``CheckpointError`` that says where they differ."""
+    try:
+        replay(recipes, model)
+    except RecipeError as error:
+        raise CheckpointError(f"{what} is not a checkpoint of this model, which cannot be thinned alike: {error}") from error
 
 
 def save_checkpoint(directory: str | Path, model: nn.Module, state: Tree, schedule: str | None = None) -> None:
@@ -88,9 +90,9 @@ def save_checkpoint(directory: str | Path, model: nn.Module, state: Tree, schedu
     """
     target = Path(directory).resolve()
     own = unwrap(model).state_dict(keep_vars=True)
-    first = _first_names(own)
+    first = first_names(own)
     tree, tensors = encode(state)
-    files = {MODEL: _packed({name: own[name] for name in own if first[name] == name}), STATE: _packed(tensors)}
+    files = {MODEL: packed({name: own[name] for name in own if first[name] == name}), STATE: packed(tensors)}
     try:
         _refuse_foreign(target)
         with replacing(target) as folder:
@@ -135,69 +137,11 @@ def is_checkpoint(directory: str | Path) -> bool:
     return (standing(Path(directory).resolve()) / INDEX).is_file()
 
 
-def _first_names(own: Mapping[str, Tensor]) -> dict[str, str]:
-    """For each name the first name of its tensor: another one where tensors are tied."""
-    first: dict[int, str] = {}
-    return {name: first.setdefault(id(tensor), name) for name, tensor in own.items()}
-
-
-def _misfits(wanted: Mapping[str, Tensor], held: Mapping[str, Tensor]) -> list[str]:
-    """A line for each tensor that is missing, unexpected, or of another shape or dtype."""
-    spare = [name for name in held if name not in wanted]
-    faults = [f"{name}: missing in the checkpoint{did_you_mean(name, spare)}" for name in wanted if name not in held]
-    faults += [f"{name}: unexpected, the model has no such tensor" for name in spare]
-    for name in wanted.keys() & held.keys():
-        mine, its = wanted[name], held[name]
-        if mine.shape != its.shape:
-            faults.append(f"{name}: shape {tuple(its.shape)} in the checkpoint, {tuple(mine.shape)} in the model")
-        elif mine.dtype != its.dtype:
-            faults.append(f"{name}: {its.dtype} in the checkpoint, {mine.dtype} in the model; convert it first: model.to({its.dtype})")
-    return sorted(faults)
-
-
-def _other_ties(wanted: Mapping[str, Tensor], held: Mapping[str, Tensor]) -> list[str]:
-    """A line for each name that is tied on one side only."""
-    mine = _first_names({name: tensor for name, tensor in wanted.items() if name in held})
-    its = _first_names({name: held[name] for name in mine})
-    faults = []
-    for name in mine:
-        if its[mine[name]] != its[name]:
-            faults.append(f"{name}: tied to {mine[name]} in the model, not in the checkpoint; build the model untied")
-        if mine[its[name]] != mine[name]:
-            faults.append(f"{name}: tied to {its[name]} in the checkpoint, not in the model; build the model tied")
-    return faults
-
-
-def _packed(tensors: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """Tensors as safetensors takes them: on the CPU, contiguous, no memory shared; rarer dtypes as bytes, with dtype and shape noted."""
-    flat: dict[str, Tensor] = {}
-    packed: dict[str, Any] = {}
-    memory: set[int] = set()
-    for name, tensor in tensors.items():
-        if not isinstance(tensor, Tensor) or tensor.layout != torch.strided or tensor.is_quantized or tensor.is_meta:
-            raise CheckpointError(f"{name} is not a dense tensor with data: a checkpoint cannot hold it")
-        dense = tensor.detach().cpu().resolve_conj().resolve_neg().contiguous()
-        if dense.dtype not in PLAIN:
-            packed[name] = [str(dense.dtype).removeprefix("torch."), list(dense.shape)]
-            dense = dense.reshape(-1).view(torch.uint8)
-        storage = dense.untyped_storage()
-        flat[name] = dense.clone() if storage.data_ptr() in memory or storage.nbytes() != dense.numel() * dense.element_size() else dense
-        memory.add(storage.data_ptr())
-    return flat, packed
-
-
-def _unpacked(flat: dict[str, Tensor], packed: Mapping[str, Any]) -> dict[str, Tensor]:
-    """The inverse, sorted by name: safetensors gives another order in each process."""
-    return dict(sorted(flat.items())) | {
-        name: flat[name].view(getattr(torch, dtype)).reshape(shape) for name, (dtype, shape) in packed.items()
-    }
-
-
 def _read(folder: Path) -> Checkpoint:
     index = _read_index(folder)
     try:
         contents = {name: _read_file(folder / name, expected) for name, expected in index["files"].items()}
-        model, tensors = (_unpacked(load_tensors(contents[name]), index["packed"][name]) for name in (MODEL, STATE))
+        model, tensors = (unpacked(load_tensors(contents[name]), index["packed"][name]) for name in (MODEL, STATE))
         schedule = contents[SCHEDULE].decode() if SCHEDULE in contents else None
         return Checkpoint(folder, model, index["aliases"], decode(index["state"], tensors), schedule)
     except (LookupError, TypeError, ValueError, AttributeError, RuntimeError, RecursionError, SafetensorError) as error:

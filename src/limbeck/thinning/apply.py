@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import MutableMapping
+from collections.abc import Mapping, MutableMapping, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -11,13 +12,16 @@ from torch.optim import Optimizer
 from limbeck.errors import RecipeError
 from limbeck.masks import Masks
 from limbeck.names import canonical
-from limbeck.recipes import Cut, Recipe
+from limbeck.recipes import Cut, Recipe, by_tensor, thinner
+from limbeck.thinning.moments import Moments
+
+Shapes = dict[str, tuple[int, ...]]
 
 
 def apply(
     recipe: Recipe, model: nn.Module, masks: Masks | MutableMapping[str, Tensor] | None = None, optimizer: Optimizer | None = None
 ) -> None:
-    """Make a model thinner in place, with its masks and every state tensor of a parameter's shape that the optimizer keeps.
+    """Make a model thinner in place, with its masks and all that the optimizer keeps of its parameters.
 
     Parameters stay the same objects: tied weights stay tied, and an optimizer keeps its parameters.
 
@@ -29,19 +33,13 @@ def apply(
 
     Raises ``RecipeError`` that lists every place where the recipe does not fit, and changes nothing then.
     """
-    tensors = {
-        canonical(name): tensor
-        for group in (model.named_buffers(remove_duplicate=False), model.named_parameters(remove_duplicate=False))
-        for name, tensor in group
-    }
-    modules = {canonical(name): module for name, module in model.named_modules()}
-    _refuse(recipe, tensors, modules)
-    by_tensor: dict[str, list[Cut]] = {}
-    for cut in recipe.cuts:
-        by_tensor.setdefault(cut.tensor, []).append(cut)
-    kept = _thinned_masks(masks, by_tensor)
-    for name, cuts in by_tensor.items():
-        _cut(tensors[name], cuts, optimizer)
+    refuse([recipe], model, optimizer)
+    tensors, modules, cuts = _tensors(model), _modules(model), by_tensor(recipe.cuts)
+    moments = Moments(optimizer, {name: (tensors[name], of) for name, of in cuts.items()})
+    kept = _thinned_masks(masks, cuts)
+    for name, of in cuts.items():
+        _cut(tensors[name], of)
+    moments.put()
     for change in recipe.changes:
         setattr(modules[change.module], change.attribute, change.after)
     for module in modules.values():
@@ -53,20 +51,53 @@ def apply(
         masks.update(kept[0])
 
 
-def _refuse(recipe: Recipe, tensors: dict[str, Tensor], modules: dict[str, nn.Module]) -> None:
-    faults = [fault for cut in recipe.cuts if (fault := _misfit(cut, tensors))]
-    for change in recipe.changes:
-        found = getattr(modules.get(change.module), change.attribute, None)
-        if found != change.before:
-            faults.append(f"module '{change.module}' has {change.attribute} {found}, not {change.before}")
+def shapes(model: nn.Module) -> Shapes:
+    """The shape of every parameter and buffer, by canonical name."""
+    return {name: tuple(tensor.shape) for name, tensor in _tensors(model).items()}
+
+
+def refuse(recipes: Sequence[Recipe], model: nn.Module, optimizer: Optimizer | None = None) -> None:
+    """Raise ``RecipeError`` that lists every place where recipes, carried out one after the other, do not fit a model."""
+    sizes, modules, changed = shapes(model), _modules(model), dict[tuple[str, str], Any]()
+    faults: list[str] = []
+    for recipe in recipes:
+        faults += [fault for cut in recipe.cuts if (fault := _misfit(cut, sizes))]
+        for change in recipe.changes:
+            key = (change.module, change.attribute)
+            found = changed.get(key, getattr(modules.get(change.module), change.attribute, None))
+            if found != change.before:
+                faults.append(f"module '{change.module}' has {change.attribute} {found}, not {change.before}")
+            changed[key] = change.after
+        if faults:
+            break
+        for cut in recipe.cuts:
+            shape = sizes[cut.tensor]
+            sizes[cut.tensor] = (*shape[: cut.axis], len(cut.kept), *shape[cut.axis + 1 :])
+    if not faults and optimizer is not None:
+        tensors = _tensors(model)
+        cuts = {cut.tensor: [cut] for recipe in recipes for cut in recipe.cuts}
+        faults += Moments(optimizer, {name: (tensors[name], []) for name in cuts}).faults
     if faults:
         raise RecipeError(f"the recipe does not fit this model: {'; '.join(faults[:5])}{' ...' if len(faults) > 5 else ''}", faults)
 
 
-def _misfit(cut: Cut, tensors: dict[str, Tensor]) -> str | None:
-    if cut.tensor not in tensors:
+def _tensors(model: nn.Module) -> dict[str, Tensor]:
+    return {
+        canonical(name): tensor
+        for group in (model.named_buffers(remove_duplicate=False), model.named_parameters(remove_duplicate=False))
+        for name, tensor in group
+    }
+
+
+def _modules(model: nn.Module) -> dict[str, nn.Module]:
+    """The modules by canonical name; a wrapper's is that of what it wraps, which comes after it."""
+    return {canonical(name): module for name, module in model.named_modules()}
+
+
+def _misfit(cut: Cut, sizes: Mapping[str, tuple[int, ...]]) -> str | None:
+    if cut.tensor not in sizes:
         return f"it has no '{cut.tensor}'"
-    shape = tuple(tensors[cut.tensor].shape)
+    shape = sizes[cut.tensor]
     if cut.axis >= len(shape) or shape[cut.axis] != cut.size:
         return f"'{cut.tensor}' has shape {shape}, not {cut.size} along axis {cut.axis}"
     if not cut.kept or not all(0 <= place < cut.size for place in cut.kept):
@@ -74,31 +105,15 @@ def _misfit(cut: Cut, tensors: dict[str, Tensor]) -> str | None:
     return None
 
 
-def thinner(tensor: Tensor, cuts: list[Cut]) -> Tensor:
-    """The kept positions of every cut axis, in the same memory format."""
-    result = tensor.detach()
-    for cut in cuts:
-        result = result.index_select(cut.axis, torch.tensor(cut.kept, device=tensor.device))
-    if tensor.dim() == 4 and not tensor.is_contiguous() and tensor.is_contiguous(memory_format=torch.channels_last):
-        return result.contiguous(memory_format=torch.channels_last)
-    return result
-
-
-def _cut(tensor: Tensor, cuts: list[Cut], optimizer: Optimizer | None) -> None:
-    before, grad = tensor.shape, tensor.grad
-    tensor.grad = None
-    state = {} if optimizer is None else optimizer.state.get(tensor, {})
+def _cut(tensor: Tensor, cuts: list[Cut]) -> None:
+    grad, tensor.grad = tensor.grad, None
     thinned = thinner(tensor, cuts)
-    if (
-        tensor.requires_grad
-    ):  # a graph that is still held (a loss of the step before) knows the old shape; another dtype makes autograd forget it
+    if tensor.requires_grad:
+        # a graph that is still held (a loss of the step before) knows the old shape; another dtype makes autograd forget it
         tensor.data = tensor.detach()[:0].to(torch.float32 if tensor.dtype != torch.float32 else torch.float64)
     tensor.data = thinned
     if grad is not None:
         tensor.grad = thinner(grad, cuts)
-    for key, value in state.items():
-        if isinstance(value, Tensor) and value.shape == before:
-            state[key] = thinner(value, cuts)
 
 
 def _thinned_masks(

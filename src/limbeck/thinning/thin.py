@@ -14,9 +14,10 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from limbeck.errors import RecipeError
+from limbeck.events import Coupled
 from limbeck.graph import Coupling, capture, coupling
 from limbeck.masks import Masks
-from limbeck.names import canonical
+from limbeck.names import canonical, unwrap
 from limbeck.recipes import Recipe
 from limbeck.thinning.apply import apply
 from limbeck.thinning.plan import plan
@@ -48,8 +49,19 @@ def thin(
 
     Raises ``CaptureError`` for a model that cannot be captured, ``RecipeError`` where no part of the plan can be carried out.
     """
-    graph = capture(model, example_inputs)
-    coupled = coupling(graph)
+    graph = capture(unwrap(model), example_inputs)
+    return thin_coupled(Coupled(graph, coupling(graph)), model, example_inputs, masks, optimizer)
+
+
+def thin_coupled(
+    units: Coupled,
+    model: nn.Module,
+    example_inputs: Sequence[Any],
+    masks: Masks | MutableMapping[str, Tensor] | None = None,
+    optimizer: Optimizer | None = None,
+) -> Recipe:
+    """``thin`` for a model whose graph and coupling are known."""
+    graph, coupled, model = units.graph, units.coupling, unwrap(model)
     zeros = tensors(model)
     leave: dict[int, str] = {}
     while True:

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from limbeck.graph import Coupling, capture, coupling
+from limbeck.thinning import plan, tensors
 
 
 class Function(nn.Module):
@@ -238,3 +239,37 @@ def test_queries_keys_and_values_of_one_layer() -> None:
     one, two = sorted(set(found.units("o.weight", 1)))
     assert found.units("a.weight") == (one, one, two, two) * 3
     assert not frozen(found, "a.weight")
+
+
+@pytest.mark.parametrize("like", [lambda y, x: y.expand_as(x), lambda y, x: y.contiguous().expand(x.shape)])
+def test_a_squeeze_and_excitation_is_followed(like: Callable[[Tensor, Tensor], Tensor]) -> None:
+    def forward(m: nn.Module, x: Tensor) -> Tensor:
+        x = m.a(x)
+        y = torch.sigmoid(m.up(F.relu(m.down(x.mean((2, 3)))))).view(x.size(0), x.size(1), 1, 1)
+        return m.b(x * like(y, x))
+
+    model = Function(forward, a=nn.Conv2d(3, 4, 1), down=nn.Linear(4, 2), up=nn.Linear(2, 4), b=nn.Conv2d(4, 2, 1))
+    found = coupled(model, torch.zeros(1, 3, 2, 2))
+    assert together(found, ("a.weight", 0), ("down.weight", 1), ("up.weight", 0), ("b.weight", 1))
+    assert not frozen(found, "a.weight")
+
+
+def test_a_view_of_what_was_made_contiguous() -> None:
+    model = Function(lambda m, x: m.b(m.a(x).transpose(1, 2).contiguous().view(2, -1)), a=nn.Linear(3, 4), b=nn.Linear(20, 2))
+    found = coupled(model, torch.zeros(2, 5, 3))
+    assert found.units("b.weight", 1) == tuple(unit for unit in found.units("a.weight") for _ in range(5))
+
+
+@pytest.mark.parametrize("cell", [nn.LSTM, nn.GRU, nn.RNN])
+def test_units_that_are_zero_are_so_in_the_last_hidden_state_too(cell: type[nn.RNNBase]) -> None:
+    def forward(m: nn.Module, x: Tensor) -> Tensor:
+        state = m.r(x)[1]
+        last = state[0] if isinstance(state, tuple) else state
+        return m.o(torch.cat((last[-2], last[-1]), -1))
+
+    model = Function(forward, r=cell(3, 4, 2, bidirectional=True), o=nn.Linear(8, 2))
+    for parameter in model.r.parameters():
+        parameter.data.reshape(-1, 4, *parameter.shape[1:])[:, 1] = 0
+    graph = capture(model, (torch.zeros(5, 2, 3),))
+    recipe = plan(graph, coupling(graph), tensors(model))
+    assert {cut.kept for cut in recipe.cuts if cut.tensor == "o.weight"} == {(0, 2, 3, 4, 6, 7)}

@@ -165,9 +165,14 @@ def _values(arguments: Any) -> Any:
             yield from _values(argument)
 
 
+SHAPED = {"view": "reshape", "_unsafe_view": "reshape", "view_as": "reshape", "reshape_as": "reshape", "expand_as": "expand"}
+"""Moves that are run as another: a view asks for a layout that labels need not have, and one like another tensor for its shape alone."""
+
+
 def moved(call: Call, tensor: Tensor, shape: tuple[int, ...]) -> Any:
     """The operation run on labels or constants in place of the tensor."""
     assert call.node.target is not None
     full = tensor.reshape((1,) * (len(shape) - tensor.dim()) + tuple(tensor.shape)).expand(shape)
-    found = call.node.target(full, *call.args[1:], **call.kwargs)
+    name = call.node.operation
+    found = getattr(full, SHAPED[name])(call.shape) if name in SHAPED else call.node.target(full, *call.args[1:], **call.kwargs)
     return [squeezed(part) for part in found] if isinstance(found, (list, tuple)) else squeezed(found)

@@ -232,6 +232,7 @@ OPERATIONS: Mapping[str, Rule] = {
     **table(blank, "zeros ones full empty arange rand randn new_zeros new_ones new_full new_empty scalar_tensor"),
     **table(blank, "zeros_like ones_like full_like empty_like rand_like randn_like fill_ zero_"),
     **table(move, "view reshape _unsafe_view flatten unflatten permute transpose t numpy_T mT squeeze unsqueeze expand repeat flip"),
+    **table(move, "view_as reshape_as expand_as"),
     **table(move, "movedim moveaxis swapaxes swapdims pixel_shuffle pixel_unshuffle channel_shuffle"),
     **table(pick, "select unbind"),
     **table(cut, "chunk split split_with_sizes tensor_split"),

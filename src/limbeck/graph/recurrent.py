@@ -101,20 +101,21 @@ def layered(kind: str) -> Rule:
         x = Row(flow.row(args[0], -1, call.where), ~(read(flow, args[0], -1) == 0))
         starts = _starts(cells[0], states)
         first: tuple[Row, Row] | None = None
+        last: list[tuple[Tensor, Tensor]] = []
         for layer in range(count):
             found = [run(flow, call, cell, x, starts) for cell in cells[layer * directions : (layer + 1) * directions]]
             for out, own in found:
                 first = first or (out, own)
                 flow.classes.unite(first[0].labels, out.labels, call.where)
                 flow.classes.unite(first[1].labels, own.labels, call.where)
+                last.append((out.incoming, own.incoming))
             x = found[0][0] if directions == 1 else found[0][0].also(found[1][0])
         assert first is not None
         for state, row in zip(states, first, strict=False):
             _start(flow, call, state, row)
-        rows = [x.labels, first[0].labels, first[1].labels]
-        return [
-            _value(call, index, labels, x.incoming if index == 0 else None) for index, labels in enumerate(rows[: len(call.node.shapes)])
-        ]
+        hidden, inner = (torch.stack(incoming) for incoming in zip(*last, strict=True))
+        rows = [(x.labels, x.incoming), (first[0].labels, hidden), (first[1].labels, inner)]
+        return [_value(call, index, labels, incoming) for index, (labels, incoming) in enumerate(rows[: len(call.node.shapes)])]
 
     return rule
 
@@ -129,7 +130,7 @@ def single(kind: str) -> Rule:
         out, own = run(flow, call, cell, x, _starts(cell, states))
         for state in states:
             _start(flow, call, state, own)
-        values = [_value(call, index, own.labels, out.incoming if index == 0 else None) for index in range(len(call.node.shapes))]
+        values = [_value(call, index, own.labels, out.incoming) for index in range(len(call.node.shapes))]
         return values if len(values) > 1 else values[0]
 
     return rule
@@ -166,14 +167,12 @@ def _start(flow: Flow, call: Call, state: Value, row: Row) -> None:
         flow.classes.unite(labels, row.labels, f"{call.where} begins with a state of a given width")
 
 
-def _value(call: Call, index: int, labels: Tensor, incoming: Tensor | None) -> Value:
+def _value(call: Call, index: int, labels: Tensor, incoming: Tensor) -> Value:
+    """A result whose last axis has these labels; ``incoming`` ``[units]``, or ``[layers * directions, units]`` for one with an axis of them first."""
     shape = call.node.shapes[index] or ()
     spread = [1] * (len(shape) - 1) + [-1]
-    known = (
-        torch.tensor(UNKNOWN, dtype=torch.float64)
-        if incoming is None
-        else torch.where(incoming, UNKNOWN, 0.0).to(torch.float64).reshape(spread)
-    )
+    first = len(incoming) if incoming.dim() > 1 else 1
+    known = torch.where(incoming, UNKNOWN, 0.0).to(torch.float64).reshape([first, *spread[1:]] if len(shape) > 1 else spread)
     layers = (labels.reshape(spread),) if len(labels) > 1 and bool((labels != FIXED).any()) else ()
     return Value(shape, layers, known)
 

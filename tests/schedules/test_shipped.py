@@ -27,12 +27,14 @@ NONZEROS = {
     "lm/large_baidu.yaml": None,
     # 6,655,600 - floor(0.83 * 6,655,600) and half of 4 * 160,000
     "lm/small_80.yaml": 1_451_452,
-    # hand calculation: 1,072 dense weights, layer by layer n - floor(level * n) of the others
+    # hand calculation: 1,072 dense weights, and n - floor(level * n) of each of the others
     "images/resnet20_cifar_agp_75.yaml": 67_791,
-    "images/resnet20_cifar_blocks.yaml": 135_984,
-    # eight of 16 filters fall in three layers, and so on: half of the weights of the first convolutions
-    "images/resnet20_cifar_filters.yaml": 270_896 - (3 * 2_304 + 4_608 + 2 * 9_216 + 18_432 + 2 * 36_864) // 2,
+    "images/resnet20_cifar_blocks.yaml": 1_072 + 269_824 // 2,
+    "images/resnet56_cifar_agp_80.yaml": 170_208,
+    "images/resnet56_cifar_blocks.yaml": 1_072 + 850_432 // 2,
 }
+STRUCTURED = "_filters"
+"""Schedules that thin are rehearsed, in test_images.py: a plan knows the masks that it is asked for, and not what goes with them."""
 
 
 def name(file: Path) -> str:
@@ -41,7 +43,8 @@ def name(file: Path) -> str:
 
 def command(file: Path) -> list[str]:
     """The command line in the header of a schedule."""
-    (line,) = re.findall(r"^#   (limbeck .*)$", file.read_text(encoding="utf-8"), flags=re.MULTILINE)
+    text = file.read_text(encoding="utf-8").replace("\\\n#    ", "")
+    (line,) = re.findall(r"^#   (limbeck .*)$", text, flags=re.MULTILINE)
     return shlex.split(line.replace("=", " "))
 
 
@@ -76,15 +79,18 @@ def test_the_header_names_its_own_file(file: Path) -> None:
     assert words[words.index("--compress") + 1] == f"schedules/{name(file)}"
 
 
-@pytest.mark.parametrize("file", FILES, ids=name)
+@pytest.mark.parametrize("file", [file for file in FILES if STRUCTURED not in file.name], ids=name)
 def test_a_shipped_schedule_keeps_what_its_header_says(file: Path) -> None:
     words = command(file)
     epochs = int(words[words.index("--epochs") + 1]) if "--epochs" in words else 40
     planned = plan(file, model(words), epochs=epochs, steps_per_epoch=391 if "cifar-10" in words else None)
     assert not planned.warnings
+    stay = re.search(r"([\d,]+) of ([\d,]+) weights stay", file.read_text(encoding="utf-8"))
+    if stay:
+        assert [f"{planned.nonzeros:,}", f"{planned.weights:,}"] == list(stay.groups())
     if name(file) in NONZEROS:
         assert planned.nonzeros == NONZEROS[name(file)]
-    else:
+    elif not stay:
         level = re.search(r"_(\d\d)\.yaml$", file.name)
         assert level
         assert planned.sparsity == pytest.approx(int(level[1]) / 100, abs=1e-4)

@@ -24,7 +24,7 @@ from limbeck.errors import DataError, did_you_mean
 
 DIGITS = "digits"
 DEFAULT_SHAPE = (3, 224, 224)
-REMEDY = "give --data a folder with train.parquet and test.parquet, or --data digits"
+REMEDY = f"give --data a folder with train.parquet and test.parquet, or --data {DIGITS}"
 
 
 @dataclass(frozen=True)
@@ -94,9 +94,7 @@ def load_images(data: str = DIGITS, validation: float = 0.0, seed: int = 0, shap
     own = source.train.pixels.shape
     form = Form(shape or own, *source.statistics, mirror=own[0] == 3)
     if form.shape[0] not in (1, 3):
-        raise DataError(
-            f"the model takes images of {form.shape[0]} channels, and those of '{data}' have {own[0]}; 1 and 3 can be had of each other"
-        )
+        raise DataError(f"the model takes images of {form.shape[0]} channels; of '{data}' they can be had with 1 or 3")
     rows, held = _divided(len(source.train.labels), validation, seed)
     whole = {id(part): _split(part, form) for part in (source.valid, source.test) if part is not None}
     valid = _split(source.train, form, held) if validation else whole.get(id(source.valid))

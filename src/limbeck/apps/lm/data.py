@@ -8,16 +8,15 @@ from __future__ import annotations
 import hashlib
 from array import array
 from collections.abc import Iterable, Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from types import ModuleType
 from typing import overload
 
 import torch
 from torch import Tensor
 
+from limbeck.apps.hub import fetch
 from limbeck.apps.lm.docs import docs_texts
 from limbeck.errors import DataError, did_you_mean, require
 
@@ -141,27 +140,14 @@ def _read(file: Path) -> str:
 
 def _wikitext_2() -> dict[str, str]:
     """WikiText-2 (Merity et al. 2016) as word-level text, from the Hugging Face hub or its cache."""
-    hub = require("huggingface_hub", "all")
-    parquet = require("pyarrow.parquet", "all")
     texts = {}
     for split, name in WIKITEXT_FILES.items():
-        rows = parquet.read_table(_fetch(hub, name), columns=["text"]).column("text").to_pylist()
+        file = fetch(
+            WIKITEXT_REPOSITORY, name, WIKITEXT_2, f"give --data a folder with train.txt, valid.txt and test.txt, or --data {DOCS}"
+        )
+        rows = require("pyarrow.parquet", "all").read_table(file, columns=["text"]).column("text").to_pylist()
         texts[split] = "".join(row if row.endswith("\n") else row + "\n" for row in rows)
     return texts
-
-
-def _fetch(hub: ModuleType, name: str) -> str:
-    """The local path of a file of the WikiText repository; only the first call ever needs the network."""
-    download = hub.hf_hub_download
-    with suppress(Exception):  # whatever the cache lacks, the hub may have
-        return str(download(WIKITEXT_REPOSITORY, name, repo_type="dataset", local_files_only=True))
-    try:
-        return str(download(WIKITEXT_REPOSITORY, name, repo_type="dataset"))
-    except Exception as error:
-        raise DataError(
-            f"'{WIKITEXT_2}' could not be fetched from the Hugging Face hub ({type(error).__name__}): there may be no network here. Fetch it "
-            f"once where there is one (its cache is then used), or give --data a folder with train.txt, valid.txt and test.txt, or --data {DOCS}"
-        ) from error
 
 
 def batchify(tokens: Tensor, batch: int) -> Tensor:

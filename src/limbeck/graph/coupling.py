@@ -48,6 +48,11 @@ class Coupling:
         return dict(self._members[unit])
 
     @cached_property
+    def labels(self) -> dict[tuple[str, int], Tensor]:
+        """``classes`` as tensors, int64 ``[positions]``."""
+        return {key: torch.tensor(units, dtype=torch.int64) for key, units in self.classes.items()}
+
+    @cached_property
     def _members(self) -> dict[int, dict[tuple[str, int], tuple[int, ...]]]:
         found: dict[int, dict[tuple[str, int], tuple[int, ...]]] = {}
         for key, classes in self.classes.items():
@@ -91,14 +96,18 @@ def _lines(flow: Flow) -> dict[str, frozenset[int]]:
     return {line: frozenset(classes) for line, classes in lines.items()}
 
 
-def propagate(graph: Graph, tensors: Mapping[str, Tensor]) -> Flow:
-    """Send labels, and what ``tensors`` tell of constants, through a graph."""
-    flow = Flow(graph, tensors)
+def propagate(graph: Graph, tensors: Mapping[str, Tensor], settled: Coupling | None = None, leading: bool = False) -> Flow:
+    """Send labels, and what ``tensors`` tell of constants, through a graph; with ``settled`` constants alone, the labels being those classes.
+
+    ``leading`` takes biases and norms to change nothing where a unit is zero.
+    """
+    flow = Flow(graph, tensors, None if settled is None else settled.labels, leading)
     for node in graph.nodes:
         flow.values[node.name] = _value(flow, node)
-    _refuse_attention_modules(flow)
-    while any(_even(flow, layer, why) for layer, why in flow.joints):
-        pass
+    if settled is None:
+        _refuse_attention_modules(flow)
+        while any(_even(flow, layer, why) for layer, why in flow.joints):
+            pass
     return flow
 
 

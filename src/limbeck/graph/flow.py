@@ -28,12 +28,31 @@ class Use:
     """``[rows]``: the units that the rows compute; ``FIXED`` for what always remains."""
 
 
-class Flow:
-    """The state of one propagation through a graph."""
+@dataclass(frozen=True)
+class Vector:
+    """A bias, or the scale or shift of a norm, and which of its positions belong to units that compute nothing."""
 
-    def __init__(self, graph: Graph, tensors: Mapping[str, Tensor]) -> None:
+    name: str
+    silent: Tensor
+    """bool ``[size]``."""
+    scale: bool = False
+
+
+class Flow:
+    """The state of one propagation through a graph.
+
+    ``settled`` gives the classes that an earlier propagation found, so that only constants are followed. ``leading`` takes vectors of which nothing
+    is known to be such that they change nothing where a unit is zero: as they are when they follow it.
+    """
+
+    def __init__(
+        self, graph: Graph, tensors: Mapping[str, Tensor], settled: Mapping[tuple[str, int], Tensor] | None = None, leading: bool = False
+    ) -> None:
         self.graph = graph
-        self.classes = Classes()
+        self.leading = leading
+        self.classes = Classes(settled is not None)
+        self._settled = settled or {}
+        self.vectors: list[Vector] = []
         self.values: dict[str, Any] = {}
         self.uses: list[Use] = []
         self.joints: list[tuple[Tensor, str]] = []
@@ -50,14 +69,16 @@ class Flow:
     def _labelled(self, stored: Stored, tensors: Mapping[str, Tensor]) -> Value:
         layers = []
         for axis, size in enumerate(stored.shape):
-            labels = self.classes.fresh(size)
+            labels = self._settled[stored.name, axis] if self.classes.settled else self.classes.fresh(size)
             self.axes[stored.name, axis] = labels
             if size > 1:
                 layers.append(labels.reshape([size if other == axis else 1 for other in range(len(stored.shape))]))
         given = next((tensors[name] for name in (stored.name, *stored.aliases) if name in tensors), None)
         known = torch.full((1,) * len(stored.shape), UNKNOWN, dtype=torch.float64)
         if given is not None:
-            known = given.detach().to("cpu", torch.float64)
+            known = given.detach().to(
+                "cpu", torch.float32 if given.dim() > 1 else torch.float64
+            )  # weights are many, and held against 0 alone
             known = known.masked_fill(given.cpu(), UNKNOWN) if given.dtype == torch.bool else known
         return Value(stored.shape, tuple(layers), known, stored=stored.name)
 
@@ -97,6 +118,18 @@ class Flow:
         """All units of a value must stay."""
         for layer in value.layers:
             self.classes.freeze(layer, why)
+
+    def vector(self, value: Value | None, neutral: float, silent: Tensor, scale: bool = False) -> Value | None:
+        """A vector as an operation uses it, ``[size]``; ``silent`` says at which positions it is given nothing but zero."""
+        if value is None:
+            return None
+        if value.stored:
+            self.vectors.append(Vector(value.stored, silent.expand(value.shape), scale))
+        return self.led(value, neutral)
+
+    def led(self, value: Value, neutral: float) -> Value:
+        """A vector; where vectors follow units, what is not known of it changes nothing."""
+        return replace(value, known=value.known.masked_fill(value.known.isnan(), neutral)) if self.leading else value
 
     def produce(self, value: Value, axis: int) -> None:
         """Note that the units along an axis of a parameter are computed by it."""

@@ -78,9 +78,10 @@ def broadcast(*tensors: Tensor) -> list[Tensor]:
 
 
 class Classes:
-    """A union-find over labels; a class can be frozen, with the reasons why."""
+    """A union-find over labels; a class can be frozen, with the reasons why. Where all is ``settled`` labels are their own classes."""
 
-    def __init__(self) -> None:
+    def __init__(self, settled: bool = False) -> None:
+        self.settled = settled
         self._parents: list[int] = []
         self._reasons: dict[int, tuple[str, ...]] = {}
 
@@ -108,12 +109,16 @@ class Classes:
 
     def rooted(self, labels: Tensor) -> Tensor:
         """Labels with each class' root in place of its members."""
+        if self.settled:
+            return labels
         found, places = torch.unique(labels, return_inverse=True)
         roots = [label if label == FIXED else self.root(label) for label in found.tolist()]
         return torch.tensor(roots, dtype=torch.int64)[places]
 
     def unite(self, one: Tensor, other: Tensor, why: str) -> None:
         """Labels that stand at the same place (both broadcast) become one class; one that meets ``FIXED`` is frozen."""
+        if self.settled:
+            return
         rank = max(one.dim(), other.dim())
         left, right = broadcast(*[labels.reshape([1] * (rank - labels.dim()) + list(labels.shape)) for labels in (one, other)])
         pairs = torch.stack((left.reshape(-1), right.reshape(-1)), 1)
@@ -133,6 +138,8 @@ class Classes:
 
     def freeze(self, labels: Tensor, why: str) -> None:
         """These labels' classes must stay."""
+        if self.settled:
+            return
         for label in torch.unique(labels).tolist():
             self._freeze(label, why)
 

@@ -31,17 +31,18 @@ def product(flow: Flow, call: Call, x: Value, weight: Value, bias: Value | None)
     incoming = ~(read(flow, x, -1) == 0)
     weighs = ~(weight.known.expand(weight.shape) == 0)
     flow.uses.append(Use(why, columns, incoming, weighs, rows))
-    known = _sum(incoming, weighs, bias)
+    silent = ~(weighs & incoming).any(1)
+    known = _sum(silent, flow.vector(bias, 0.0, silent))
     layers = [layer for layer in x.layers if len(x.shape) - 1 not in varying(layer)]
     if len(rows) > 1:
         layers.append(rows.reshape([1] * (len(call.shape) - 1) + [-1]))
     return unpinned(flow, call, tuple(layers), known.reshape([1] * (len(call.shape) - 1) + [-1]))
 
 
-def _sum(incoming: Tensor, weighs: Tensor, bias: Value | None) -> Tensor:
+def _sum(silent: Tensor, bias: Value | None) -> Tensor:
     """``[rows]``: the bias where nothing that comes in weighs, else unknown."""
-    constant = torch.zeros(len(weighs), dtype=torch.float64) if bias is None else bias.known.expand(bias.shape).reshape(-1)
-    return torch.where((weighs & incoming).any(1), UNKNOWN, constant)
+    constant = torch.zeros(1, dtype=torch.float64) if bias is None else bias.known.expand(bias.shape).reshape(-1)
+    return torch.where(silent, constant, UNKNOWN)
 
 
 def linear(flow: Flow, call: Call) -> Value:
@@ -159,7 +160,8 @@ def convolution(axes: int, transposed: bool = False) -> Rule:
         shape = [1] * len(call.shape)
         shape[axis] = len(rows)
         layers = (rows.reshape(shape),) if len(rows) > 1 else ()
-        return unpinned(flow, call, layers, _sum(incoming, weighs, bias).reshape(shape))
+        silent = ~(weighs & incoming).any(1)
+        return unpinned(flow, call, layers, _sum(silent, flow.vector(bias, 0.0, silent)).reshape(shape))
 
     return rule
 
@@ -194,7 +196,12 @@ def embedding(flow: Flow, call: Call) -> Value:
 def batch_norm(flow: Flow, call: Call) -> Value:
     """``batch_norm``, ``instance_norm``: a gain, a shift and two statistics for each unit of the second axis."""
     rank = len(call.shape)
-    statistics = [value.along(1, rank) if isinstance(value, Value) else None for value in (call.args[1:5] + [None] * 4)[:4]]
+    silent, given = read(flow, call.x, 1) == 0, [value if isinstance(value, Value) else None for value in (call.args[1:5] + [None] * 4)[:4]]
+    vectors = [
+        flow.vector(value, neutral, silent, scale=not place)
+        for place, (value, neutral) in enumerate(zip(given[:2], (1.0, 0.0), strict=True))
+    ]
+    statistics = [None if value is None else value.along(1, rank) for value in (*vectors, *given[2:])]
     layers = join(flow.classes, [call.x, *[value for value in statistics if value is not None]], call.shape, call.where)
     gain, shift, mean, variance = (
         torch.full((1,) * rank, default, dtype=torch.float64) if value is None else value.known
@@ -202,7 +209,7 @@ def batch_norm(flow: Flow, call: Call) -> Value:
     )
     epsilon = call.arg(7, "eps", 1e-5)
     known = (call.x.constants - mean) / torch.sqrt(variance + epsilon) * gain + shift
-    if call.node.operation == "instance_norm":
+    if call.node.operation == "instance_norm" or flow.leading:
         known = torch.where(call.x.constants == 0, shift, UNKNOWN)
     return unpinned(flow, call, layers, torch.where(gain == 0, shift, known))
 
@@ -210,8 +217,10 @@ def batch_norm(flow: Flow, call: Call) -> Value:
 def group_norm(flow: Flow, call: Call) -> Value:
     """``group_norm``: whole groups go."""
     rank, groups = len(call.shape), call.arg(1, "num_groups")
+    silent = (read(flow, call.x, 1) == 0).reshape(groups, -1).all(1, keepdim=True).expand(groups, call.shape[1] // groups).reshape(-1)
     gain, shift = (
-        value.along(1, rank) if isinstance(value := call.arg(index, name), Value) else None for index, name in ((2, "w"), (3, "b"))
+        None if value is None else value.along(1, rank)
+        for value in (flow.vector(call.arg(2, "weight"), 1.0, silent, scale=True), flow.vector(call.arg(3, "bias"), 0.0, silent))
     )
     layers = join(flow.classes, [call.x, *[value for value in (gain, shift) if value is not None]], call.shape, call.where)
     x = replace(call.x, layers=layers)
@@ -221,7 +230,7 @@ def group_norm(flow: Flow, call: Call) -> Value:
     flow.classes.unite(units[:, :1], units, f"{call.where} normalises over units")
     if gain is None and groups < call.shape[1]:
         flow.classes.freeze(units, f"{call.where} has no weights that would tell how many groups are left")
-    zero = (read(flow, call.x, 1) == 0).reshape(groups, -1).all(1, keepdim=True).expand(units.shape).reshape([1, -1] + [1] * (rank - 2))
+    zero = silent.reshape([1, -1] + [1] * (rank - 2))
     zero = zero | (gain.known == 0) if gain is not None else zero
     constant = shift.known if shift is not None else torch.zeros((1,) * rank, dtype=torch.float64)
     return unpinned(flow, call, x.layers, torch.where(zero, constant, UNKNOWN))

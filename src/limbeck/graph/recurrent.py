@@ -59,8 +59,10 @@ def run(flow: Flow, call: Call, cell: Cell, x: Row, starts: Tensor) -> tuple[Row
     weighs_in, weighs_back = (_weighs(weight) for weight in (cell.into, cell.back))
     driven = starts | (cell.gates(weighs_in)[CANDIDATE[cell.kind]] & x.incoming).any(1)
     for bias in cell.biases:
-        driven = driven | cell.gates(_weighs(bias))[CANDIDATE[cell.kind]]
+        driven = driven | cell.gates(_weighs(flow.led(bias, 0.0)))[CANDIDATE[cell.kind]]
     alive, put_out = _reached(cell, driven, weighs_back)
+    for bias in cell.biases:
+        flow.vector(bias, 0.0, ~alive.repeat(GATES[cell.kind]))
     flow.uses.append(Use(call.where, columns, x.incoming, weighs_in, units.repeat(GATES[cell.kind])))
     flow.uses.append(Use(call.where, back, put_out, weighs_back, units.repeat(GATES[cell.kind])))
     if cell.projection is not None:

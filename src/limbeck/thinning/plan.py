@@ -3,33 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from limbeck.graph import Coupling, Graph, propagate
-from limbeck.graph.flow import Use
+from limbeck.graph.removal import removable
 from limbeck.recipes import Cut, Recipe
 from limbeck.thinning.sizes import changes
-
-
-@dataclass(frozen=True)
-class Reading:
-    """A use, with classes in place of labels."""
-
-    use: Use
-    units: Tensor
-    rows: Tensor
-
-    def holds(self, dead: Tensor) -> Tensor:
-        """``[inputs]``: which units that should go are still read by a row that remains."""
-        remaining = ~_of(dead, self.rows)
-        return _of(dead, self.units) & self.use.incoming & (self.use.weighs & remaining.unsqueeze(1)).any(0)
-
-
-def _of(dead: Tensor, units: Tensor) -> Tensor:
-    return torch.where(units >= 0, dead[units.clamp(min=0)], False)
 
 
 def plan(graph: Graph, coupling: Coupling, tensors: Mapping[str, Tensor], leave: Collection[int] = ()) -> Recipe:
@@ -53,56 +34,17 @@ def plan(graph: Graph, coupling: Coupling, tensors: Mapping[str, Tensor], leave:
     >>> plan(graph, coupling(graph), {"0.weight": keep.unsqueeze(1).expand(3, 2)}).left
     ("0.weight: 1 of 3 along axis 0 zero but kept ([1]): '0.bias' gives it another value",)
     """
-    flow = propagate(graph, tensors)
-    roots = flow.classes.roots()
-    readings = [Reading(use, _rooted(roots, use.labels), _rooted(roots, use.rows)) for use in flow.uses]
-    dead = torch.zeros(len(roots), dtype=torch.bool)
-    for reading in readings:
-        dead[reading.units[reading.units >= 0]] = True
-    dead[torch.tensor([*coupling.frozen, *leave], dtype=torch.int64)] = False
-    _settle(readings, dead)
-    while revived := _emptied(coupling, dead) or _too_narrow(graph, coupling, dead):
-        dead[torch.tensor(sorted(revived))] = False
-        _settle(readings, dead)
+    flow = propagate(graph, tensors, coupling)
+    dead = removable(flow, coupling, leave)
+    gone = frozenset(dead.nonzero().reshape(-1).tolist())
     cuts = tuple(
-        Cut(name, axis, len(units), tuple(place for place, unit in enumerate(units) if not dead[unit]))
+        Cut(name, axis, len(units), tuple(place for place, unit in enumerate(units) if unit not in gone))
         for (name, axis), units in coupling.classes.items()
-        if any(dead[unit] for unit in units)
+        if not gone.isdisjoint(units)
     )
     zero = {name: ~(value.known.expand(value.shape) != 0) for name, value in flow.stored.items()}
     zero = {name: value & ~flow.stored[name].known.expand(value.shape).isnan() for name, value in zero.items()}
     return Recipe(cuts, changes(graph, cuts), tuple(left(coupling, dead, zero)))
-
-
-def _rooted(roots: Tensor, labels: Tensor) -> Tensor:
-    return torch.where(labels >= 0, roots[labels.clamp(min=0)], labels)
-
-
-def _settle(readings: list[Reading], dead: Tensor) -> None:
-    """Take back, in place, what is still read, until nothing is: the largest set of units that can go together."""
-    while True:
-        held = [reading.units[reading.holds(dead)] for reading in readings]
-        kept = torch.cat([torch.zeros(0, dtype=torch.int64), *held])
-        if not len(kept):
-            return
-        dead[kept] = False
-
-
-def _emptied(coupling: Coupling, dead: Tensor) -> set[int]:
-    """The first class of each axis that would lose all its units."""
-    return {units[0] for units in coupling.classes.values() if all(bool(dead[unit]) for unit in units)}
-
-
-def _too_narrow(graph: Graph, coupling: Coupling, dead: Tensor) -> set[int]:
-    """A unit of each LSTM that would be no wider than its projection: torch tells by the widths whether it projects."""
-    found = set()
-    for name, module in graph.modules.items():
-        projection = f"{name}.weight_hr_l0" if name else "weight_hr_l0"
-        if module.type == "LSTM" and projection in graph.tensors:
-            outputs, hidden = ([bool(dead[unit]) for unit in coupling.units(projection, axis)] for axis in (0, 1))
-            if hidden.count(False) <= outputs.count(False) and any(hidden):
-                found.add(coupling.units(projection, 1)[hidden.index(True)])
-    return found
 
 
 def left(coupling: Coupling, dead: Tensor, zero: Mapping[str, Tensor]) -> list[str]:

@@ -20,8 +20,10 @@ from torch import Tensor, nn
 
 from limbeck._forward import Forward, Mean, Places
 from limbeck.errors import CheckpointError, MaskError
+from limbeck.groups import misfit
 from limbeck.names import Named
 from limbeck.needs import TRANSPOSED, Activations, Beside, FollowingNorm, Gradients, Need
+from limbeck.recipes import Cut, by_tensor, thinner
 from limbeck.tile import Tile
 
 __all__ = ["Activations", "Beside", "FollowingNorm", "Gradients", "Need", "Watch"]
@@ -114,6 +116,24 @@ class Watch:
             if not activations.lasting:
                 self._forward.means.pop(activations.key, None)
 
+    def thinned(self, cuts: Iterable[Cut]) -> None:
+        """Cut what was seen of parameters as these were; what was seen of units that the new shape does not divide into is forgotten."""
+        for name, own in by_tensor(cuts).items():
+            if name not in self._parameters:
+                continue
+            unit, now = self._unit_of(name), tuple(self._parameters[name].shape)
+            before = list(now)
+            for cut in own:
+                before[cut.axis] = cut.size
+            for totals in self._totals.values():
+                if name in totals:
+                    total = totals.pop(name)
+                    if misfit(unit, now) is None:
+                        totals[name] = unit.fold(thinner(unit.unfold(total[:, None], tuple(before)), own))[:, 0].contiguous()
+            for means in self._forward.means.values():
+                if name in means:
+                    means[name].value = _broadcast_thinner(means[name].value, own, len(now))
+
     def state_dict(self) -> dict[str, Any]:
         """What was seen, for a checkpoint: tensors, numbers and names of modules."""
         means = {key: {name: [mean.value, mean.count] for name, mean in seen.items()} for key, seen in self._forward.means.items()}
@@ -173,6 +193,13 @@ class Watch:
             return torch.ones((), device=parameter.device)
         scale = (norm.running_var + norm.eps).rsqrt()
         return (scale if norm.weight is None else scale * norm.weight).reshape(-1, *[1] * (parameter.dim() - 1))
+
+
+def _broadcast_thinner(value: Tensor, cuts: Iterable[Cut], rank: int) -> Tensor:
+    """Of a tensor that broadcasts to one of ``rank`` axes, what is left after the cuts."""
+    missing = rank - value.dim()
+    own = [Cut(cut.tensor, cut.axis - missing, cut.size, cut.kept) for cut in cuts if cut.axis >= missing]
+    return thinner(value, [cut for cut in own if value.shape[cut.axis] == cut.size]).clone()
 
 
 def _dense(grad: Tensor) -> Tensor:

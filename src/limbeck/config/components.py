@@ -16,6 +16,8 @@ from limbeck.events import Action
 from limbeck.pruning import Prune, Pruner
 from limbeck.pruning.methods import PRUNERS
 from limbeck.regularization import REGULARIZERS, Regularize, Regularizer
+from limbeck.thinning import Thin
+from limbeck.thinning.extensions import EXTENSIONS, Remover
 from limbeck.training.learning_rate import NEEDS_CODE, LearningRate, lr_schedulers
 
 Builder = Callable[..., Any]
@@ -93,6 +95,10 @@ def _learning_rate(rate: DescribedRate) -> Action:
     return LearningRate(rate.name, rate.arguments, rate.builder)
 
 
+def _thin(remover: Remover) -> Action:
+    return Thin(remover.input_shape)
+
+
 SECTIONS: tuple[Section, ...] = (
     Section("pruners", "pruner", PRUNERS, Prune, instance=Pruner, targets=lambda pruner: pruner.targets, blank=Pruner({})),
     Section(
@@ -114,5 +120,5 @@ SECTIONS: tuple[Section, ...] = (
         injected=frozenset({"optimizer", "last_epoch"}),
         refused=NEEDS_CODE,
     ),
-    Section("extensions", "extension"),
+    Section("extensions", "extension", EXTENSIONS, _thin, instance=Remover),
 )

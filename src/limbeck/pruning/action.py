@@ -16,6 +16,7 @@ from limbeck.names import resolve
 from limbeck.pruning.chance import Survivors
 from limbeck.pruning.criteria import BATCH_NORM
 from limbeck.pruning.pruner import Cut, Pruner, Site
+from limbeck.recipes import Recipe
 from limbeck.schedules import Clock, Moment, Window
 from limbeck.watch import FollowingNorm, Watch
 
@@ -191,6 +192,24 @@ class Prune(Action):
         if _is_over(window, state.clock) or (window.unit == "epoch" and state.clock.epoch == window.last):
             self._keep(state)
 
+    # --- thinning ----------------------------------------------------------------------------------------------------------------
+
+    @property
+    def waits(self) -> bool:
+        """Whether a firing was put off."""
+        return self._pending is not None
+
+    def thinned(self, state: State, window: Window, recipe: Recipe) -> None:
+        """Cut what was seen as the tensors were; raises ``MaskError`` for one of which no mask can be made any more, and should."""
+        if self._watch is not None:
+            self._watch.thinned(recipe.cuts)
+        if not _is_over(window, state.clock):
+            shapes = {name: tuple(state.parameters[name].parameter.shape) for name in self.pruner.targets}
+            if fault := next(iter(self.pruner.misfits(self.pruner.targets, shapes)), None):
+                raise MaskError(
+                    f"thinned, {fault}; let the pruner's window end before the thinning, or take units that the new sizes divide into"
+                )
+
     # --- state -------------------------------------------------------------------------------------------------------------------
 
     def state_dict(self) -> dict[str, Any] | None:
@@ -242,11 +261,12 @@ class Prune(Action):
 
     @torch.no_grad()
     def _renew(self, state: State, moment: Moment) -> None:
-        sites = {}
+        sites, removed = {}, state.removed
         for name in self.pruner.targets:
             grad = state.parameters[name].parameter.grad
             stats = (None if self._watch is None else self._watch.stats(name)) or {}
-            sites[name] = Site(state.masks.dense(name), state.masks.get(name), grad, stats, state.memo.setdefault(name, {}))
+            memo = state.memo.setdefault(name, {})
+            sites[name] = Site(state.masks.dense(name), state.masks.get(name), grad, stats, memo, removed.get(name, {}))
         masks = self.pruner.masks(sites, moment)
         for name, keep in masks.items():
             state.masks.put(name, keep, self._options.life, self._scale(keep))

@@ -15,7 +15,7 @@ from limbeck.errors import MaskError
 from limbeck.groups import misfit
 from limbeck.pruning._select import lowest, lowest_magnitude, lowest_together, refuse_nan
 from limbeck.pruning.criteria import BATCH_NORM, Criterion, Units, l1
-from limbeck.pruning.selectors import KeptRounded, Lowest
+from limbeck.pruning.selectors import KeptRounded, Lowest, Remaining
 from limbeck.schedules import Moment, Schedule, at
 from limbeck.tile import ALL, ELEMENT, TENSOR, Tile
 
@@ -41,6 +41,8 @@ class Site:
     stats: Mapping[str, Tensor] = field(default_factory=dict)
     """What was observed, by key; each broadcasts against the weight."""
     memo: dict[str, float] = field(default_factory=dict)
+    removed: Mapping[int, int] = field(default_factory=dict)
+    """How many positions of each axis thinning has taken out."""
 
 
 @dataclass(frozen=True)
@@ -144,17 +146,33 @@ class Pruner:
             return self._masks_of_magnitudes(sites, amounts)
         views = {name: _named(name, partial(self._units, name, site, amounts[name], moment)) for name, site in sites.items()}
         scores = {name: _named(name, partial(_scored, self.score, units)) for name, units in views.items()}
+        removed = {name: self._removed(name, site) for name, site in sites.items()}
         if self.tie is not None:
-            return self._masks_tied(self.tie, views, scores)
+            return replace(self, select=self._left(removed[self._leaders_first(views)[0]]))._masks_tied(self.tie, views, scores)
         if self.pool is None:
-            return self._masks_together(views, scores)
-        return {name: _named(name, partial(self._mask, units, scores[name], self.pool)) for name, units in views.items()}
+            return replace(self, select=self._left(sum(removed.values())))._masks_together(views, scores)
+        return {
+            name: _named(name, partial(replace(self, select=self._left(removed[name]))._mask, units, scores[name], self.pool))
+            for name, units in views.items()
+        }
+
+    def _removed(self, name: str, site: Site) -> int:
+        """How many of a tensor's units thinning has taken out; of units that share no axis with others, as filters do not."""
+        if not site.removed:
+            return 0
+        unit = self.unit_of(name)
+        sizes = (*unit.sizes, *[unit.rest] * (site.weight.dim() - len(unit.sizes)))
+        return site.removed.get(sizes.index(1), 0) if sorted(sizes) == [*[ALL] * (len(sizes) - 1), 1] else 0
+
+    def _left(self, removed: int) -> Selector:
+        """The selector, for units of which some are out of the model already."""
+        return Remaining(self.select, removed) if removed and isinstance(self.select, Lowest | KeptRounded) else self.select
 
     def _is_plain_magnitude(self, name: str, site: Site) -> bool:
         """Whether a target's scores are its magnitudes, of which the lowest fall: then none of them is copied."""
         plain = self.score is l1 and self.tie is None and isinstance(self.select, Lowest | KeptRounded)
         whole = self.pool is None or self.pool == TENSOR or not _named(name, partial(self.pool.pads, site.weight.shape))
-        return plain and whole and self.unit_of(name) == ELEMENT and BATCH_NORM not in site.stats
+        return plain and whole and self.unit_of(name) == ELEMENT and BATCH_NORM not in site.stats and not self._removed(name, site)
 
     def _masks_of_magnitudes(self, sites: Mapping[str, Site], amounts: Mapping[str, float]) -> dict[str, Tensor]:
         if self.pool is None:
@@ -212,7 +230,7 @@ class Pruner:
         """Which units of several tensors are kept, in each tensor's shape; a score that is NaN is reported by its tensor."""
         amount, parts = _one_amount(amounts, "a pool of all tensors"), list(scores.values())
         try:
-            if isinstance(self.select, Lowest | KeptRounded):
+            if isinstance(self.select, Lowest | KeptRounded | Remaining):
                 dropped = self.select.dropped(amount, sum(part.numel() for part in parts))
                 keep = lowest_together(parts, list(kept.values()), dropped, magnitude)
             else:

@@ -88,6 +88,26 @@ class KeptRounded:
 
 
 @dataclass(frozen=True)
+class Remaining:
+    """What is still to be dropped of units of which thinning has taken ``removed`` out: amounts are fractions of what there was at first.
+
+    >>> Remaining(Lowest(), removed=4).dropped(0.5, 12)
+    4
+    """
+
+    select: Lowest | KeptRounded
+    removed: int
+
+    def __call__(self, scores: Tensor, kept: Tensor | None, amount: float) -> Tensor:
+        """Keep all but the lowest."""
+        return lowest(scores, kept, self.dropped(amount, scores.shape[1]))
+
+    def dropped(self, amount: float, units: int) -> int:
+        """How many of the units that are left fall."""
+        return max(0, self.select.dropped(amount, units + self.removed) - self.removed)
+
+
+@dataclass(frozen=True)
 class Below:
     """Drop every unit whose score is not above the threshold ``amount``; how many fall depends on the data.
 

@@ -13,7 +13,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("masks", "events", "_forward", "_steps", "scheduler", "stats", "graph", "needs", "watch"),
     ALGORITHMS,
     ("config",),
-    ("optimizer",),
+    ("optimizer", "sensitivity"),
     ("apps",),
     ("compat",),
     ("cli",),

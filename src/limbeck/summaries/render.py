@@ -8,6 +8,7 @@ import json
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
+from pathlib import Path
 from typing import Any, Protocol
 
 from rich.console import Console
@@ -151,6 +152,17 @@ def to_csv(table: Table) -> str:
 def to_json(report: Report) -> str:
     """``{"rows": [{field: value}], "total": {...}, "notes": [...]}``; sparsities as fractions; what is not finite as null; a text as ``{"text": ...}``."""
     return json.dumps({"text": report} if isinstance(report, str) else as_tree(report), indent=2, allow_nan=False)
+
+
+def save(report: Report, path: Path) -> None:
+    """Write a report as its file's name says: ``.csv``, ``.json``, ``.md``, else plain text; a text is no CSV and no Markdown table, and stays text."""
+    if path.suffix == ".json":
+        written = to_json(report)
+    elif isinstance(report, str) or path.suffix not in (".csv", ".md"):
+        written = to_text(report)
+    else:
+        written = to_csv(report) if path.suffix == ".csv" else to_markdown(report)
+    path.write_text(written.rstrip("\n") + "\n", encoding="utf-8")
 
 
 def as_tree(table: Table) -> dict[str, Any]:

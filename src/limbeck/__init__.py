@@ -18,7 +18,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from limbeck.config import Plan, Report, check_file, load_schedule, plan
+    from limbeck.config import Plan, Rehearsal, Report, check_file, load_schedule, plan, rehearse
     from limbeck.errors import (
         CheckpointError,
         DataError,
@@ -45,7 +45,7 @@ if TYPE_CHECKING:
     from limbeck.training import LearningRate, PlateauDecay
 
 _HOMES = {
-    "limbeck.config": ("Plan", "Report", "check_file", "load_schedule", "plan"),
+    "limbeck.config": ("Plan", "Rehearsal", "Report", "check_file", "load_schedule", "plan", "rehearse"),
     "limbeck.errors": (
         "CheckpointError",
         "DataError",
@@ -94,6 +94,7 @@ __all__ = [
     "Ramp",
     "Regularize",
     "Regularizer",
+    "Rehearsal",
     "Report",
     "ScheduleError",
     "ScheduleWarning",
@@ -108,6 +109,7 @@ __all__ = [
     "check_file",
     "load_schedule",
     "plan",
+    "rehearse",
 ]
 
 

@@ -7,11 +7,12 @@ import sys
 from collections.abc import Callable, Sequence
 from importlib import import_module
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import nn
 
-from limbeck.apps.images.models import MODELS
+from limbeck.apps.images.models import MODELS, input_shape
 from limbeck.apps.lm.model import CELLS, RNNModel
 from limbeck.config.load import scalar
 from limbeck.config.signature import signature
@@ -32,8 +33,8 @@ APPLICATIONS: dict[str, Callable[..., nn.Module]] = {
 """Models that live in Limbeck, by SPEC."""
 
 
-def resolve_model(spec: str, arguments: Sequence[str] = ()) -> nn.Module:
-    """The model that a SPEC names; an application's own is made on the meta device, so that it costs no memory.
+def resolve_model(spec: str, arguments: Sequence[str] = (), device: str = "meta") -> nn.Module:
+    """The model that a SPEC names; an application's own is made on the meta device, so that it costs no memory, unless another is asked for.
 
     >>> model = resolve_model("lm:LSTM", ["emsize=1500", "nhid=1500", "tied=true"])
     >>> sum(weight.numel() for weight in model.parameters() if weight.dim() > 1)
@@ -48,7 +49,7 @@ def resolve_model(spec: str, arguments: Sequence[str] = ()) -> nn.Module:
     if problems:
         raise LimbeckError("\n".join(f"{' '.join(['--model-arg', *map(str, problem.path)])}: {problem.message}" for problem in problems))
     try:
-        with torch.device("meta") if own else torch.device("cpu"):
+        with torch.device(device) if own else torch.device("cpu"):
             model = builder(**valid)
     except Exception as error:  # a function of the user's may raise anything
         what = str(error) if own else f"{spec.partition(':')[2]} raised {type(error).__name__}: {error}"
@@ -56,6 +57,41 @@ def resolve_model(spec: str, arguments: Sequence[str] = ()) -> nn.Module:
     if not isinstance(model, nn.Module):
         raise LimbeckError(f"--model {spec} gave {model!r:.60}, not a torch.nn.Module")
     return model
+
+
+def example_inputs(spec: str, model: nn.Module, shape: Sequence[int] | None = None) -> tuple[Any, ...]:
+    """One small batch for the model of a SPEC: one image, one word with its state, or zeros of a ``shape`` that is given, the batch in it.
+
+    >>> [tuple(images.shape) for images in example_inputs("images:resnet20_cifar", nn.Identity())]
+    [(1, 3, 32, 32)]
+
+    Raises ``LimbeckError`` where nothing tells what the model takes.
+    """
+    if isinstance(model, RNNModel):
+        words = torch.zeros(*(shape or (1, 1)), dtype=torch.long)
+        if words.dim() != 2:
+            raise LimbeckError(f"--input-shape of a language model is two numbers, words and sequences, as in 35,1, not {words.dim()}")
+        return words, model.initial_hidden(words.shape[1])
+    if shape is None:
+        name = spec.removeprefix("images:")
+        if spec == name or name not in MODELS:
+            raise LimbeckError(f"nothing tells what {spec} takes; give the shape, the batch in it, as in --input-shape 1,3,224,224")
+        shape = (1, *input_shape(name))
+    return (torch.zeros(*shape),)
+
+
+def parse_shape(text: str) -> tuple[int, ...]:
+    """A shape as numbers with commas.
+
+    >>> parse_shape("1,3,224,224")
+    (1, 3, 224, 224)
+
+    Raises ``LimbeckError`` for anything else.
+    """
+    sizes = [size.strip() for size in text.split(",")]
+    if not all(size.isdecimal() and int(size) > 0 for size in sizes):
+        raise LimbeckError(f"--input-shape takes positive numbers with commas, as in 1,3,224,224, not '{text}'")
+    return tuple(map(int, sizes))
 
 
 def search_current_folder() -> None:

@@ -18,6 +18,12 @@ ModelArguments = Annotated[
     list[str] | None, typer.Option("--model-arg", metavar="K=V", help="An argument of the model; may be given again.", show_default=False)
 ]
 AllowPlugins = Annotated[bool, typer.Option("--allow-plugins", help="Accept classes given as package.module:function.")]
+InputShape = Annotated[
+    str | None,
+    typer.Option(
+        "--input-shape", metavar="N,C,H,W", help="Shape of the inputs, the batch in it; an image model knows its own.", show_default=False
+    ),
+]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 

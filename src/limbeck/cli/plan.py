@@ -10,10 +10,10 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from limbeck.cli._options import AllowPlugins, File, Json, ModelArguments, ModelNeeded
+from limbeck.cli._options import AllowPlugins, File, InputShape, Json, ModelArguments, ModelNeeded
 
 if TYPE_CHECKING:
-    from limbeck.config import Firing, Plan, Row
+    from limbeck.config import Firing, Plan, Rehearsal, Row
 
 EXAMPLE = "Example: limbeck plan schedules/lm/large_80.yaml --model lm:LSTM"
 
@@ -28,25 +28,52 @@ Epochs = Annotated[
 ]
 
 
+Rehearse = Annotated[
+    bool,
+    typer.Option(
+        "--rehearse", help="Prune and thin a model of random weights by it, without training: what of weights and compute is kept."
+    ),
+]
+
+
 def plan(
     file: File,
     model: ModelNeeded,
     model_arg: ModelArguments = None,
     steps_per_epoch: Steps = None,
     epochs: Epochs = None,
+    rehearse: Rehearse = False,
+    input_shape: InputShape = None,
     allow_plugins: AllowPlugins = False,
     as_json: Json = False,
 ) -> None:
     """Print every parameter's sparsity at every firing of a schedule FILE, and the non-zeros in the end; '?' depends on data."""
-    from limbeck.cli._models import resolve_model, search_current_folder
+    from limbeck.cli._models import example_inputs, parse_shape, resolve_model, search_current_folder
     from limbeck.config import plan as make_plan
+    from limbeck.config import rehearse as make_rehearsal
 
+    if input_shape is not None and not rehearse:
+        raise typer.BadParameter("is what --rehearse runs the model with; a plan needs no inputs", param_hint="--input-shape")
     if allow_plugins:
         search_current_folder()
-    made = make_plan(
-        file, resolve_model(model, model_arg or []), steps_per_epoch=steps_per_epoch, epochs=epochs, allow_plugins=allow_plugins
-    )
-    show_plan(made, as_json)
+    if not rehearse:
+        built = resolve_model(model, model_arg or [])
+        show_plan(make_plan(file, built, steps_per_epoch=steps_per_epoch, epochs=epochs, allow_plugins=allow_plugins), as_json)
+        return
+    built = resolve_model(model, model_arg or [], device="cpu")
+    inputs = example_inputs(model, built, None if input_shape is None else parse_shape(input_shape))
+    found = make_rehearsal(file, built, inputs, steps_per_epoch=steps_per_epoch, epochs=epochs, allow_plugins=allow_plugins)
+    show_rehearsal(found, as_json)
+
+
+def show_rehearsal(rehearsal: Rehearsal, as_json: bool) -> None:
+    """Print a rehearsal as JSON or as a table."""
+    from limbeck.summaries.render import show
+
+    if as_json:
+        typer.echo(json.dumps(rehearsal.to_json(), indent=2))
+    else:
+        show(rehearsal.table())
 
 
 def show_plan(plan: Plan, as_json: bool) -> None:

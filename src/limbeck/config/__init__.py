@@ -2,8 +2,24 @@
 
 from limbeck.config.build import check_file, load_schedule
 from limbeck.config.plan import plan
+from limbeck.config.rehearsal import Rehearsal, RehearsedRow
+from limbeck.config.rehearse import rehearse
 from limbeck.config.report import Fault, Report
 from limbeck.config.rows import Firing, Plan, Pool, Row
 from limbeck.config.schema import json_schema
 
-__all__ = ["Fault", "Firing", "Plan", "Pool", "Report", "Row", "check_file", "json_schema", "load_schedule", "plan"]
+__all__ = [
+    "Fault",
+    "Firing",
+    "Plan",
+    "Pool",
+    "Rehearsal",
+    "RehearsedRow",
+    "Report",
+    "Row",
+    "check_file",
+    "json_schema",
+    "load_schedule",
+    "plan",
+    "rehearse",
+]

@@ -7,7 +7,9 @@ import torch
 from hypothesis import settings
 
 ROOT = Path(__file__).parents[1]
-WIKITEXT_2 = ROOT.parent / "shared" / "data" / "wikitext-2"
+DATA = ROOT.parent / "shared" / "data"
+WIKITEXT_2 = DATA / "wikitext-2"
+CIFAR_10 = DATA / "cifar-10"
 
 settings.register_profile("limbeck", deadline=None, derandomize=True, print_blob=True)
 settings.load_profile("limbeck")
@@ -31,3 +33,11 @@ def wikitext_2() -> Path:
     if not (WIKITEXT_2 / "train.txt").is_file():
         pytest.skip("WikiText-2 is not here: it belongs into ../shared/data/wikitext-2 beside the repository")
     return WIKITEXT_2
+
+
+@pytest.fixture(scope="session")
+def cifar_10() -> Path:
+    """The folder of the real CIFAR-10, where it lies beside the repository."""
+    if not (CIFAR_10 / "train.parquet").is_file():
+        pytest.skip("CIFAR-10 is not here: it belongs into ../shared/data/cifar-10 beside the repository")
+    return CIFAR_10

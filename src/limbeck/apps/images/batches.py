@@ -150,7 +150,7 @@ class Batches(Sequence[Batch]):
         places = self._places(number)
         chance = None
         if self.augment and self.seed is not None:
-            chance = torch.rand(len(places), DRAWS, dtype=torch.float64, generator=generator(self.seed, self.number, number))
+            chance = torch.rand(len(places), DRAWS, generator=generator(self.seed, self.number, number)).double()
         return self.split.pixels.batch(self.split.rows[places], chance, self.split.form.mirror, torch.device(self.device))
 
     def _finished(self, number: int, raw: Tensor) -> Batch:

@@ -1,6 +1,7 @@
 """Where images come from: decoded in memory, or read from files batch by batch; both give uint8, both augment by numbers that they are given.
 
-An augmentation is a pure function of ``chance``, uniform numbers in [0, 1): ``[images, DRAWS]``.
+An augmentation is a pure function of ``chance``, ``[images, DRAWS]`` of float64: uniform numbers of 24 bits in [0, 1), so that no product with a
+number of pixels is rounded up to it.
 """
 
 from __future__ import annotations

@@ -94,11 +94,23 @@ def test_both_call_shapes_print_the_same(what: str, capsys: pytest.CaptureFixtur
     assert "conv" in printed.pop()
 
 
+def test_compute_takes_the_images_of_a_data_set_and_png_draws_into_a_folder(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """30x30 results of 2 filters of 3 * 3 * 3 weights."""
+    net = nn.Sequential(nn.Conv2d(3, 2, 3))
+    distiller.model_summary(net, "compute", "cifar10")
+    assert "Total MACs: 48,600" in capsys.readouterr().out
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with pytest.raises(LimbeckError, match=rf"{tmp_path}/model\.png needs Graphviz' program 'dot', which is not installed"):
+        distiller.model_summary(net, "png", dataset="cifar10", logdir=tmp_path)
+
+
 def test_a_summary_that_is_not_there_is_told() -> None:
-    with pytest.raises(
-        LimbeckError, match="there is no summary 'png': Limbeck draws no graphs and counts no operations; choose one of sparsity"
-    ):
-        distiller.model_summary(Net(), None, "png", "cifar10")
+    with pytest.raises(LimbeckError, match="there is no summary 'onnx': Limbeck exports no models; choose one of sparsity"):
+        distiller.model_summary(Net(), None, "onnx", "cifar10")
+    with pytest.raises(LimbeckError, match=r"the summary 'compute' needs a data set .* one of cifar10, mnist, imagenet, not 'wikitext2'"):
+        distiller.model_summary(Net(), None, "compute", "wikitext2")
     with pytest.raises(LimbeckError, match="did you mean 'sparsity'"):
         distiller.model_summary(Net(), "sparsty")
     for arguments, named in (((), {}), ((None, "model", "cifar10", "logs", 1), {}), (("model",), {"datset": "cifar10"})):

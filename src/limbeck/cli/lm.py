@@ -16,6 +16,7 @@ from limbeck.cli.plan import show_plan
 from limbeck.errors import did_you_mean
 
 Choice = typer.Option
+SUMMARIES = "sparsity|model|modules|percentile|compute|png|png_w_params"
 app = typer.Typer(
     help="Word language model: train, prune on a schedule, evaluate, generate, compare.",
     epilog="Example: limbeck lm train --tied --epochs 6 --compress schedules/lm/small_80.yaml --plan",
@@ -24,9 +25,9 @@ app = typer.Typer(
 
 
 def _summary(name: str | None) -> str | None:
-    from limbeck.summaries import SUMMARIES
+    from limbeck.summaries import NAMES
 
-    return name if name is None else _one_of(SUMMARIES, "summary", name)
+    return name if name is None else _one_of(NAMES, "summary", name)
 
 
 def _cell(name: str) -> str:
@@ -48,7 +49,7 @@ def _one_of(choices: Iterable[str], kind: str, name: str) -> str:
 
 Summary = Annotated[
     str | None,
-    Choice("--summary", callback=_summary, metavar="sparsity|model|modules|percentile", help="Print a summary of the model and exit."),
+    Choice("--summary", callback=_summary, metavar=SUMMARIES, help="Print or draw a summary of the model and exit."),
 ]
 
 
@@ -95,12 +96,17 @@ def train(
     save_every: Annotated[int, Choice("--save-every", min=0, help="Checkpoint every N steps as well; 0: after each epoch.")] = 0,
     resume: Annotated[Path | None, Choice(help="Go on with a run folder or checkpoint; options not given are those of the run.")] = None,
     summary: Summary = None,
+    out: Annotated[
+        Path | None, Choice("--out", help="File for the summary: .csv, .json, .md, .txt; a drawing .png, .svg, .pdf, .dot.")
+    ] = None,
     plan: Annotated[bool, Choice("--plan", help="Print what the schedule will do in this very run, and exit.")] = False,
     as_json: Annotated[bool, Choice("--json", help="Print --summary, --plan or the run's record as JSON.")] = False,
 ) -> None:
     """Train an RNN language model, pruned on a schedule if --compress names one; keep the best by validation and test it."""
     if plan and compress is None and resume is None:
         raise typer.BadParameter("--plan shows what a schedule will do: name one with --compress FILE", param_hint="--plan")
+    if out is not None and summary is None:
+        raise typer.BadParameter("is the file of a summary: name one with --summary", param_hint="--out")
     from limbeck.apps.lm import app as lm
     from limbeck.apps.lm.options import TrainOptions
 
@@ -113,7 +119,7 @@ def train(
     )  # fmt: skip
     given = given_options(context)
     if summary is not None:
-        lm.summarise(options, summary, resume, as_json)
+        lm.summarise(options, summary, resume, out, as_json)
     elif plan:
         show_plan(lm.plan_of_run(options, given, resume), as_json)
     else:

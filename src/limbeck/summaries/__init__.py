@@ -16,7 +16,20 @@ from limbeck.summaries.picture import picture
 from limbeck.summaries.render import Report, save
 from limbeck.summaries.sparsity import sparsity_table
 
-__all__ = ["NAMES", "PASSES", "PICTURES", "SUMMARIES", "Compute", "ComputeRow", "Report", "compute", "macs", "picture", "summarise"]
+__all__ = [
+    "NAMES",
+    "PASSES",
+    "PICTURE",
+    "PICTURES",
+    "SUMMARIES",
+    "Compute",
+    "ComputeRow",
+    "Report",
+    "compute",
+    "macs",
+    "picture",
+    "summarise",
+]
 
 SUMMARIES: dict[str, Callable[[nn.Module], Report]] = {
     "sparsity": sparsity_table,

@@ -65,6 +65,7 @@ def test_summaries_print_and_exit(corpus: Path) -> None:
         "model": "RNNModel(",
         "modules": "Embedding",
         "percentile": "rnn.weight_hh_l1",
+        "compute": "Total MACs: ",
     }.items():
         result = invoke(f"lm train {SMALL} --data {corpus} --summary {name}")
         assert result.exit_code == 0, result.output

@@ -18,10 +18,10 @@ from limbeck.apps.loop import finite, has_bfloat16
 from limbeck.apps.progress import Progress
 from limbeck.apps.run import RUNS, Training, chosen_device, newest_run, say
 from limbeck.config import Plan, plan
-from limbeck.errors import CheckpointError, DataError, did_you_mean
+from limbeck.errors import CheckpointError, DataError
 from limbeck.names import named_parameters
 from limbeck.stats import nonzero_groups, weights
-from limbeck.summaries import SUMMARIES
+from limbeck.summaries import summarise as make_summary
 from limbeck.summaries.render import show
 
 TRAINING = Training(
@@ -42,16 +42,14 @@ def _shown(perplexity: float | None) -> str:
     return "not measured" if perplexity is None else f"{perplexity:.2f}"
 
 
-def summarise(options: TrainOptions, name: str, resume_from: Path | None, as_json: bool) -> None:
-    """Print one of ``SUMMARIES`` of the fresh model, or of a saved one; raises ``DataError`` for another name."""
-    if name not in SUMMARIES:
-        raise DataError(f"no summary named '{name}'{did_you_mean(name, SUMMARIES)}; choose one of {', '.join(SUMMARIES)}")
+def summarise(options: TrainOptions, name: str, resume_from: Path | None, out: Path | None, as_json: bool) -> None:
+    """Print a summary of the fresh model, or of a saved one, or write it to a file; those of a forward pass are of one word."""
     if resume_from is not None:
         model, *_ = load_trained(resume_from)
     else:
         torch.manual_seed(options.seed)
         model = build_model(options, len(load_corpus(options.data).words))
-    show(SUMMARIES[name](model), as_json)
+    show(make_summary(name, model, (torch.zeros(1, 1, dtype=torch.long), model.initial_hidden(1)), out), as_json)
 
 
 def plan_of_run(options: TrainOptions, given: set[str], resume_from: Path | None) -> Plan:

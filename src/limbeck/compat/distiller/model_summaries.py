@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any, Literal, overload
 
+import torch
 from torch import nn
 
-from limbeck.errors import LimbeckError, did_you_mean
-from limbeck.summaries import SUMMARIES
+from limbeck.errors import LimbeckError
+from limbeck.summaries import NAMES, PICTURE, PICTURES, SUMMARIES, summarise
 from limbeck.summaries.render import show, to_text
 from limbeck.summaries.sparsity import sparsity_rows, sparsity_table, total
 
 FIRST_SHAPE = ("optimizer", "what", "dataset")
 LAST_SHAPE = ("what", "dataset", "logdir")
-GONE = ("compute", "onnx", "png", "png_w_params")
+IMAGES = {"cifar10": (1, 3, 32, 32), "mnist": (1, 1, 28, 28), "imagenet": (1, 3, 224, 224)}
+"""The inputs that the ancestor knows by a data set's name."""
+GONE = ("onnx",)
 """Summaries of the ancestor's that are not here."""
 
 
@@ -21,7 +25,8 @@ def model_summary(model: nn.Module, *arguments: Any, **named: Any) -> None:
     """Print a summary of a model, in either call shape of the ancestor's.
 
     ``model_summary(model, optimizer, what, dataset)`` was its first, ``model_summary(model, what, dataset=None, logdir='')`` its last.
-    ``what`` is a name of ``limbeck.summaries.SUMMARIES``; the other arguments are not needed.
+    ``what`` is a name of ``limbeck.summaries.NAMES``. Those of a forward pass, ``compute``, ``png`` and ``png_w_params``, need a ``dataset`` of ``IMAGES``;
+    the two drawings go to ``model.png`` in ``logdir`` or the current folder. Otherwise the other arguments are not needed.
 
     >>> model_summary(nn.Linear(2, 1), None, "modules", "wikitext2")
     Modules
@@ -40,13 +45,16 @@ def model_summary(model: nn.Module, *arguments: Any, **named: Any) -> None:
     strangers = sorted(given.keys() - set(shape))
     if "what" not in given or strangers or len(arguments) > len(shape):
         raise TypeError(f"model_summary takes a model and {', '.join(shape)}, not {', '.join(strangers) or f'{len(arguments)} more'}")
-    what = str(given["what"])
+    what, dataset = str(given["what"]), given.get("dataset")
     if what in GONE:
-        choices = ", ".join(SUMMARIES)
-        raise LimbeckError(f"there is no summary '{what}': Limbeck draws no graphs and counts no operations; choose one of {choices}")
-    if what not in SUMMARIES:
-        raise LimbeckError(f"there is no summary '{what}'{did_you_mean(what, SUMMARIES) or '; choose one of ' + ', '.join(SUMMARIES)}")
-    show(SUMMARIES[what](model))
+        raise LimbeckError(f"there is no summary '{what}': Limbeck exports no models; choose one of {', '.join(NAMES)}")
+    if what not in SUMMARIES and what in NAMES and dataset not in IMAGES:
+        raise LimbeckError(
+            f"the summary '{what}' needs a data set for the shape of the inputs, one of {', '.join(IMAGES)}, not {dataset!r}"
+        )
+    inputs = (torch.zeros(IMAGES[dataset], device=next(model.parameters()).device),) if dataset in IMAGES else None
+    out = Path(given.get("logdir") or ".") / PICTURE if what in PICTURES else None
+    show(summarise(what, model, inputs, out))
 
 
 @overload

@@ -24,7 +24,7 @@ def batches(steps: int) -> Batches:
 
 
 @pytest.mark.parametrize(
-    "name", ["exact_nonzeros", "group_penalty", "lm_throughput", "mask_renewal", "schedule_load", "scheduler_overhead"]
+    "name", ["exact_nonzeros", "group_penalty", "image_batches", "lm_throughput", "mask_renewal", "schedule_load", "scheduler_overhead"]
 )
 def test_a_benchmark_says_what_it_asks(root: Path, name: str) -> None:
     script = root / "benchmarks" / f"{name}.py"

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from torch import nn
 
-from limbeck.cli._models import resolve_model
+from limbeck.cli._models import example_inputs, parse_shape, resolve_model
 from limbeck.errors import LimbeckError
 
 
@@ -79,3 +79,17 @@ def test_what_the_users_module_raises_is_told_without_a_traceback(tmp_path: Path
         resolve_model("broken_models:net")
     with pytest.raises(LimbeckError, match="importing unfinished_models raised ZeroDivisionError: division by zero"):
         resolve_model("unfinished_models:net")
+
+
+def test_an_example_of_what_an_applications_model_takes_runs_through_it() -> None:
+    model = resolve_model("lm:LSTM", ["vocabulary=10", "emsize=4", "nhid=4"], device="cpu")
+    logits, _ = model(*example_inputs("lm:LSTM", model))
+    assert logits.shape == (1, 1, 10)
+    logits, _ = model(*example_inputs("lm:LSTM", model, (5, 2)))
+    assert logits.shape == (5, 2, 10)
+
+
+@pytest.mark.parametrize("text", ["1,3,x", "0,3", "", "1;3"])
+def test_a_shape_is_positive_numbers_with_commas(text: str) -> None:
+    with pytest.raises(LimbeckError, match="--input-shape takes positive numbers"):
+        parse_shape(text)

@@ -56,3 +56,38 @@ def test_a_faulty_schedule_has_no_plan() -> None:
     result = RUN.invoke(cli.app, ["plan", "schedules/lm/large_80.yaml", "--model", "torch.nn:Identity"])
     assert isinstance(result.exception, ScheduleError)
     assert "no parameter is named 'encoder.weight'" in str(result.exception)
+
+
+@pytest.fixture
+def thinning(tmp_path: Path) -> Path:
+    file = tmp_path / "thin.yaml"
+    file.write_text(
+        """
+version: 1
+pruners: {half: {class: L1RankedStructureParameterPruner, desired_sparsity: 0.5, group_type: Filters, weights: ["conv?.weight"]}}
+extensions: {thinner: {class: FilterRemover}}
+policies: [{pruner: {instance_name: half}, epochs: [0]}, {extension: {instance_name: thinner}, epochs: [1]}]
+"""
+    )
+    return file
+
+
+def test_a_rehearsal_tells_what_is_kept_of_weights_and_compute(thinning: Path) -> None:
+    # LeNet: 10 and 25 of its 20 and 50 filters of 5x5 stay, on maps of 24x24 and 8x8; then 400 and 500 inputs of 500 and 10 outputs
+    result = RUN.invoke(cli.app, ["plan", str(thinning), "--model", "images:simplenet_mnist", "--rehearse", "--json"])
+    total = json.loads(result.output)["total"]
+    assert (total["weights_before"], total["weights_after"], total["nonzeros"]) == (430_500, 211_500, 211_500)
+    assert (total["macs_before"], total["macs_after"]) == (2_293_000, 10 * 25 * 576 + 25 * 250 * 64 + 200_000 + 5_000)
+
+
+def test_a_rehearsal_of_a_function_of_the_users_asks_for_the_inputs_shape(thinning: Path) -> None:
+    words = ["plan", str(thinning), "--model", "limbeck.apps.images.models.chains:simplenet_mnist", "--rehearse"]
+    assert "--input-shape" in str(RUN.invoke(cli.app, words).exception)
+    lines = RUN.invoke(cli.app, [*words, "--input-shape", "1,1,28,28"]).output.splitlines()
+    assert lines[-1] == "Compute kept: 32.66 %, 749,000 of 2,293,000 MACs"
+
+
+def test_a_shape_without_a_rehearsal_is_wrong_usage(thinning: Path) -> None:
+    result = RUN.invoke(cli.app, ["plan", str(thinning), "--model", "images:simplenet_mnist", "--input-shape", "1,1,28,28"])
+    assert result.exit_code == 2
+    assert "--rehearse" in result.output

@@ -91,12 +91,13 @@ class Rehearsal:
     def table(self) -> Table:
         """The weights that the schedule changes, all others in one line, and the total."""
         rows = [row for row in self.rows if len(row.shape) >= 2]
-        dense = sum(row.weights for row in rows if not row.changed)
-        shown: list[Any] = [row for row in rows if row.changed]
-        if dense:
-            shown.append(_Total(f"{len(rows) - len(shown)} others", "", "", dense, dense, 0.0))
+        shown = [row for row in rows if row.changed]
+        others: list[Any] = [row for row in rows if not row.changed]
+        if len(others) > 1:
+            dense = sum(row.weights for row in others)
+            others = [_Total(f"{len(others)} others", "", "", dense, dense, 0.0)]
         total = _Total("Total", "", "", sum(row.weights for row in rows), self.nonzeros, self.sparsity)
-        return Table("Rehearsal on random weights", COLUMNS, tuple(shown), total, tuple(self._lines()))
+        return Table("Rehearsal on random weights", COLUMNS, (*shown, *others), total, tuple(self._lines()))
 
     def _lines(self) -> list[str]:
         weights, macs = self.before.weights, self.before.macs

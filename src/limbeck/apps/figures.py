@@ -29,11 +29,11 @@ INLINE_LEGEND, MARKED_EPOCHS = 6, 15  # more curves have their legend beside the
 
 @dataclass(frozen=True)
 class Point:
-    """A run in the size figure; ``series`` is None for a dense baseline."""
+    """A run in a size figure: its size and its measure; ``series`` is None for a dense baseline."""
 
     label: str
-    nonzeros: int
-    perplexity: float
+    size: float
+    measure: float
     series: str | None
     finished: bool = True
 
@@ -48,20 +48,39 @@ class Curve:
     dense: bool
 
 
-def size_figure(points: Sequence[Point], measure: str) -> Figure:
-    """Figure 1: perplexity against non-zero weights; baselines joined in grey, a coloured series for each pruned type.
+@dataclass(frozen=True)
+class Axis:
+    """What a size figure shows."""
+
+    title: str = "Perplexity against model size"
+    size: str = "non-zero weights"
+    higher: bool = False
+    """Whether the measure is better where it is higher."""
+
+    @property
+    def better(self) -> str:
+        """Which way is better, in words."""
+        return f"{'higher' if self.higher else 'lower'} is better"
+
+
+PERPLEXITY = Axis()
+
+
+def size_figure(points: Sequence[Point], measure: str, axis: Axis = PERPLEXITY) -> Figure:
+    """Figure 1: a measure against a size on a log scale; baselines joined in grey, a coloured series for each pruned type.
 
     Points that are not finite (a diverged run) are left out; those of unfinished runs are hollow.
     """
-    drawn = [point for point in points if math.isfinite(point.perplexity)]
-    figure, axes = _canvas("Perplexity against model size", f"{measure} (lower is better)")
+    drawn = [point for point in points if math.isfinite(point.measure)]
+    figure, axes = _canvas(axis.title, f"{measure} ({axis.better})")
     axes.set_xscale("log")
-    axes.set_xlabel("non-zero weights (log scale)", color=MUTED)
+    axes.set_xlabel(f"{axis.size} (log scale)", color=MUTED)
     series = dict.fromkeys(point.series for point in sorted(drawn, key=lambda point: point.series is not None))
     pruned = [name for name in series if name is not None]
     colors: dict[str | None, str] = {None: DENSE, **dict(zip(pruned, cycle(COLORS), strict=False))}
     for index, name in enumerate(series):
-        _draw_series(axes, [point for point in drawn if point.series == name], colors[name], MARKERS[index % len(MARKERS)])
+        chosen = [point for point in drawn if point.series == name]
+        _draw_series(axes, chosen, colors[name], MARKERS[index % len(MARKERS)], axis.higher)
     if not drawn:
         _say_empty(axes, f"no {measure} yet")
         return figure
@@ -74,23 +93,23 @@ def size_figure(points: Sequence[Point], measure: str) -> Figure:
     return figure
 
 
-def _draw_series(axes: Axes, points: Sequence[Point], color: str, marker: str) -> None:
+def _draw_series(axes: Axes, points: Sequence[Point], color: str, marker: str, higher: bool) -> None:
     dense = points[0].series is None
-    best: dict[int, float] = {}
-    for point in sorted(points, key=lambda point: (point.nonzeros, -point.perplexity)):
-        best[point.nonzeros] = point.perplexity
+    best: dict[float, float] = {}
+    for point in sorted(points, key=lambda point: (point.size, point.measure if higher else -point.measure)):
+        best[point.size] = point.measure
     axes.plot(list(best), list(best.values()), "--" if dense else "-", color=color, alpha=0.45, linewidth=1.6, zorder=2)
     for finished in (True, False):
         chosen = [point for point in points if point.finished == finished]
         if chosen:
             label = (points[0].series or "dense") + ("" if finished else " (unfinished)")
-            xs, ys = [point.nonzeros for point in chosen], [point.perplexity for point in chosen]
+            xs, ys = [point.size for point in chosen], [point.measure for point in chosen]
             face = color if finished else "white"
             axes.scatter(xs, ys, s=64, marker="o" if dense else marker, facecolors=face, edgecolors=color, label=label, zorder=3)
 
 
-def epoch_figure(curves: Sequence[Curve], label: str, title: str, log: bool = False) -> Figure:
-    """A line a run against its epochs, which count from 0 as in a schedule; dense runs in grey."""
+def epoch_figure(curves: Sequence[Curve], label: str, title: str, log: bool = False, whole: bool = True) -> Figure:
+    """A line a run against its epochs, which count from 0 as in a schedule; dense runs in grey. ``whole`` shows all of 0 to 100."""
     figure, axes = _canvas(title, label + (" (log scale, lower is better)" if log else ""))
     axes.set_xlabel("epoch (from 0, as in a schedule)", color=MUTED)
     ticker = require("matplotlib.ticker", "all")
@@ -111,7 +130,7 @@ def epoch_figure(curves: Sequence[Curve], label: str, title: str, log: bool = Fa
         axes.yaxis.set_major_locator(ticker.LogLocator(subs=(1, 1.2, 1.5, 2, 2.5, 3, 4, 5, 6, 8)))
         axes.yaxis.set_minor_locator(ticker.NullLocator())
         axes.yaxis.set_major_formatter(ticker.FormatStrFormatter("%g"))
-    else:
+    elif whole:
         axes.set_ylim(-3, 103)
     _legend(figure, axes, len(curves))
     return figure
@@ -185,7 +204,7 @@ def _obstacles(axes: Axes, points: Sequence[Point]) -> Iterator[Bbox]:
     legend = axes.get_legend()
     if legend is not None:
         yield legend.get_window_extent()
-    for x, y in axes.transData.transform([(point.nonzeros, point.perplexity) for point in points]):
+    for x, y in axes.transData.transform([(point.size, point.measure) for point in points]):
         yield box(x - 7, y - 7, x + 7, y + 7)
     for line in axes.lines:
         corners = axes.transData.transform(line.get_xydata())
@@ -198,5 +217,5 @@ def _obstacles(axes: Axes, points: Sequence[Point]) -> Iterator[Bbox]:
 def _label(axes: Axes, point: Point, offset: tuple[int, int], color: str) -> Annotation:
     side = "center" if offset[0] == 0 else "left" if offset[0] > 0 else "right"
     level = "center" if offset[1] == 0 else "baseline"
-    where = (point.nonzeros, point.perplexity)
+    where = (point.size, point.measure)
     return axes.annotate(point.label, where, xytext=offset, textcoords="offset points", ha=side, va=level, fontsize=9, color=color)

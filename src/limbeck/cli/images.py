@@ -1,4 +1,4 @@
-"""``limbeck images``: train, evaluate, summarise and compare image classifiers."""
+"""``limbeck images``: train, evaluate, summarise and compare image classifiers, and see what pruning they bear."""
 
 from __future__ import annotations
 
@@ -9,7 +9,10 @@ from typing import Annotated
 
 import typer
 
+from limbeck.cli._compare import Out, Runs, show_comparison
 from limbeck.cli._options import given_options
+from limbeck.cli.images_sensitivity import EXAMPLE as SENSITIVITY_EXAMPLE
+from limbeck.cli.images_sensitivity import Split, sensitivity
 from limbeck.cli.plan import show_plan
 
 Choice = typer.Option
@@ -55,8 +58,12 @@ def train(
     device: Annotated[str | None, Choice(help="A torch device, 'cuda:1' for one; overrides --cuda.")] = None,
     log_interval: Annotated[int, Choice("--log-interval", min=1, help="Steps between report lines.")] = 100,
     log_gradients: Annotated[bool, Choice("--log-gradients", help="Record gradients in TensorBoard.")] = False,
+    summary: Annotated[
+        str | None,
+        Choice("--summary", metavar="sparsity|model|modules|percentile|compute|png", help="Print or draw a summary of the model and exit."),
+    ] = None,
     plan: Annotated[bool, Choice("--plan", help="Print what the schedule will do in this very run, and exit.")] = False,
-    as_json: Annotated[bool, Choice("--json", help="Print --plan or the run's record as JSON.")] = False,
+    as_json: Annotated[bool, Choice("--json", help="Print --summary, --plan or the run's record as JSON.")] = False,
 ) -> None:
     """Train an image classifier, pruned and thinned on a schedule if --compress names one; keep the best and test it."""
     if plan and compress is None and resume is None:
@@ -72,7 +79,67 @@ def train(
         save=None if save is None else str(save), save_every=save_every, command=shlex.join(["limbeck", *sys.argv[1:]]),
     )  # fmt: skip
     given = given_options(context)
-    if plan:
+    if summary is not None:
+        images.summarise(options, summary, resume, None, as_json)
+    elif plan:
         show_plan(images.plan_of_run(options, given, resume), as_json)
     else:
         images.run_training(options, given, resume, as_json)
+
+
+@app.command(epilog="Example: limbeck images evaluate runs/resnet20 --latency")
+def evaluate(
+    checkpoint: Annotated[Path, typer.Argument(help="A run folder (its best model) or a checkpoint.")],
+    data: Annotated[str | None, Choice(help="Images; default: those that the run was trained on.")] = None,
+    split: Annotated[Split, Choice(help="Which images.")] = Split.test,
+    latency: Annotated[bool, Choice("--latency", help="Measure the time of a batch of 1 and of 64 images on this machine.")] = False,
+    cuda: Annotated[bool, Choice("--cuda", help="Use CUDA.")] = False,
+    device: Annotated[str | None, Choice(help="A torch device; overrides --cuda.")] = None,
+    as_json: Annotated[bool, Choice("--json", help="Print JSON.")] = False,
+) -> None:
+    """Top-1, top-5 and loss of a trained classifier; its weights, MACs and file size."""
+    from limbeck.apps.images.app import run_evaluation
+    from limbeck.apps.run import chosen_device
+
+    run_evaluation(checkpoint, data, split.value, chosen_device(cuda, device), latency, as_json)
+
+
+@app.command(epilog="Example: limbeck images summary compute --model resnet20_cifar")
+def summary(
+    name: Annotated[str, typer.Argument(metavar="sparsity|model|modules|percentile|compute|png|png_w_params", help="Which summary.")],
+    run: Annotated[Path | None, typer.Argument(metavar="[RUN]", help="A run folder (its best model) or a checkpoint.")] = None,
+    model: Annotated[
+        str, Choice(metavar="NAME", help="Without RUN: a fresh model by its short name, or package.module:function.")
+    ] = "resnet20_cifar",
+    data: Annotated[str, Choice(help="Without RUN: images, for the number of their classes and their shape.")] = "digits",
+    weights: Annotated[Path | None, Choice("--weights", help="Without RUN: weights to load.")] = None,
+    out: Annotated[
+        Path | None, Choice("--out", metavar="FILE", help="Write it: .csv, .json, .md, .txt; a drawing .png, .svg, .pdf, .dot.")
+    ] = None,
+    as_json: Annotated[bool, Choice("--json", help="Print JSON.")] = False,
+) -> None:
+    """Print or draw a summary of a classifier: its sparsity, its modules, its MACs layer by layer, its graph."""
+    from limbeck.apps.images.app import summarise
+    from limbeck.apps.images.options import TrainOptions
+
+    options = TrainOptions(data=data, model=model, weights=None if weights is None else str(weights))
+    summarise(options, name, run, out, as_json)
+
+
+app.command(epilog=SENSITIVITY_EXAMPLE)(sensitivity)
+
+
+@app.command(epilog="Example: limbeck images compare runs/dense runs/pruned --out comparison")
+def compare(
+    runs: Runs,
+    out: Out = Path("comparison"),
+    latency: Annotated[bool, Choice("--latency/--no-latency", help="Measure the time of a batch of 1 and of 64 images.")] = True,
+    cuda: Annotated[bool, Choice("--cuda", help="Use CUDA.")] = False,
+    device: Annotated[str | None, Choice(help="A torch device; overrides --cuda.")] = None,
+    as_json: Annotated[bool, Choice("--json", help="Print JSON.")] = False,
+) -> None:
+    """Compare runs with their dense twin: a table of accuracy, MACs, measured time and file size, and figures."""
+    from limbeck.apps.images import compare as comparison
+    from limbeck.apps.run import chosen_device
+
+    show_comparison(comparison.compare(runs, out, chosen_device(cuda, device), latency), as_json)

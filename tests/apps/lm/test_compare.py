@@ -13,8 +13,9 @@ import pytest
 import typer
 from typer.testing import CliRunner
 
-from limbeck.apps.compare import Comparison, compare, order, read_run, table_of
+from limbeck.apps.compare import Comparison, order
 from limbeck.apps.figures import Point, short, size_figure
+from limbeck.apps.lm.compare import READER, compare, table_of
 from limbeck.cli.lm_compare import compare as command
 from limbeck.errors import DataError, MissingExtraError
 from limbeck.summaries.render import percent
@@ -101,20 +102,20 @@ def test_no_global_state_of_matplotlib_is_touched(runs: list[Path], tmp_path: Pa
 
 def test_dense_runs_come_first_by_size_then_pruned_ones_by_sparsity(tmp_path: Path) -> None:
     rows = {"b": ("Large", 900, 90), "e": ("Small", 100, 20), "a": ("Large", 900, 900), "d": ("Small", 100, 100), "c": ("Large", 900, 450)}
-    found = [read_run(write_run(tmp_path / name, (*row, 9.0, 8.0))) for name, row in rows.items()]
+    found = [READER.read(write_run(tmp_path / name, (*row, 9.0, 8.0))) for name, row in rows.items()]
     assert [run.folder.name for run in order(found)] == ["d", "a", "e", "c", "b"]
 
 
 def test_a_few_zeros_by_chance_are_no_pruning(tmp_path: Path) -> None:
     """The tutorial's dense large model has 135,833,996 non-zeros of 135,834,000."""
-    run = read_run(write_run(tmp_path / "run", ("Large", 135_834_000, 135_833_996, 9.0, 8.0)))
+    run = READER.read(write_run(tmp_path / "run", ("Large", 135_834_000, 135_833_996, 9.0, 8.0)))
     assert run.dense
     assert percent(run.sparsity) == "0%"
 
 
 def test_an_unfinished_run_is_marked(runs: list[Path], tmp_path: Path) -> None:
     young = write_run(tmp_path / "young", TUTORIAL[1], epochs=0, finished=False, validation_perplexity=None, test_perplexity=None)
-    table = table_of([read_run(folder) for folder in (*runs, young)])
+    table = table_of([READER.read(folder) for folder in (*runs, young)])
     row = table.rows[-1]
     assert (row.type, row.validation_perplexity, row.test_perplexity) == ("Medium (unfinished)", None, None)
     assert table.notes == ("Unfinished, with the figures so far: young.",)
@@ -137,7 +138,7 @@ def test_an_epoch_that_was_logged_again_counts_once_and_a_cut_line_not_at_all(tm
     folder = write_run(tmp_path / "run", epochs=2)
     with (folder / "metrics.csv").open("a") as file:
         file.write("1,10,validation,4.0,54.5,20.0,0.5,\n2,20,validation,3.9,49.4,20.0,0.")
-    assert [(epoch.epoch, epoch.sparsity, epoch.perplexity) for epoch in read_run(folder).epochs] == [(0, 0.0, 103.13), (1, 0.5, 54.5)]
+    assert [(epoch.epoch, epoch.sparsity, epoch.measure) for epoch in READER.read(folder).epochs] == [(0, 0.0, 103.13), (1, 0.5, 54.5)]
 
 
 def test_the_same_folder_twice_is_one_run(runs: list[Path], tmp_path: Path) -> None:
@@ -188,7 +189,7 @@ def test_a_run_that_was_cut_off_can_be_resumed(tmp_path: Path) -> None:
     with pytest.raises(
         DataError, match=r"has no run.json yet: its run is going on or was cut off; 'limbeck lm train --resume' finishes it"
     ):
-        read_run(folder)
+        READER.read(folder)
 
 
 def test_a_folder_that_is_not_there(tmp_path: Path) -> None:
@@ -220,7 +221,7 @@ def test_labels_of_the_size_figure_cover_nothing() -> None:
     boxes = [text.get_window_extent() for text in axes.texts]
     assert sorted(text.get_text() for text in axes.texts) == sorted(point.label for point in points)
     assert not any(box.overlaps(other) for index, box in enumerate(boxes) for other in boxes[:index])
-    spots = axes.transData.transform([(point.nonzeros, point.perplexity) for point in points])
+    spots = axes.transData.transform([(point.size, point.measure) for point in points])
     assert not any(box.contains(*spot) for box in boxes for spot in spots)
     assert axes.get_xscale() == "log"
 

@@ -57,9 +57,9 @@ def wanted_shape(name: str) -> Shape | None:
     return input_shape(name) if name in MODELS else None
 
 
-def example(shape: Shape, device: torch.device, channels_last: bool = False) -> tuple[Tensor]:
-    """Two images of zeros: what the network's graph is captured with."""
-    images = torch.zeros(2, *shape, device=device)
+def example(shape: Shape, device: torch.device | str = "cpu", channels_last: bool = False, count: int = 2) -> tuple[Tensor]:
+    """Some images of zeros: what the network's graph is captured with. Two, because batch norms in training cannot do with one."""
+    images = torch.zeros(count, *shape, device=device)
     return (images.contiguous(memory_format=torch.channels_last) if channels_last else images,)
 
 

@@ -50,6 +50,8 @@ class Session:
     notes: list[str] = field(default_factory=list)
     best: Best = field(default_factory=Best)
     seconds: float = 0.0
+    macs: dict[int, int | None] = field(default_factory=dict)
+    """MACs of an image by the number of parameters: a thinning changes both."""
     running: Running = field(default_factory=lambda: Running((0.0, 0.0, 0.0)))
     """Sums of losses and of hits among one and five, steps and images since the last log line."""
 
@@ -198,4 +200,4 @@ def trained(checkpoint: Checkpoint, device: torch.device | None = None) -> Train
 
 
 def _placed(model: nn.Module, device: torch.device, channels_last: bool) -> nn.Module:
-    return model.to(device, memory_format=torch.channels_last) if channels_last else model.to(device)  # type: ignore[call-overload,no-any-return]  # not annotated
+    return model.to(device, memory_format=torch.channels_last) if channels_last else model.to(device)  # type: ignore[call-overload]  # not annotated

@@ -7,6 +7,7 @@ from typing import Any
 
 from torch import nn
 
+from limbeck.apps.images.measured import macs_of
 from limbeck.apps.images.session import APPLICATION, Session
 from limbeck.apps.log import metric_columns
 from limbeck.apps.track import Best, Reports, Running
@@ -27,10 +28,15 @@ def measures(running: Running) -> dict[str, float]:
 
 def _about(session: Session, model: nn.Module) -> dict[str, Any]:
     options, shape = session.options, session.images.shape
+    parameters = sum(parameter.numel() for parameter in model.parameters())
+    if parameters not in session.macs:
+        session.macs[parameters] = macs_of(model, shape)
     return {
         "type": options.model,
         "model": {"name": options.model, "classes": len(session.images.classes), "shape": list(shape)},
-        "parameters": sum(parameter.numel() for parameter in model.parameters()),
+        "parameters": parameters,
+        "macs": session.macs[parameters],
+        "thinnings": len(session.scheduler.recipes),
     }
 
 

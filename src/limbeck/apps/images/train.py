@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,7 @@ import torch
 from torch import nn
 
 from limbeck.apps.checkpoint import load_checkpoint
-from limbeck.apps.images.batches import Batches
+from limbeck.apps.images.batches import Batch
 from limbeck.apps.images.network import hits, logits_of, loss_of
 from limbeck.apps.images.session import Session, trained
 from limbeck.apps.images.track import REPORTS, measures
@@ -22,7 +23,7 @@ from limbeck.apps.track import Running, Tracker
 
 
 @torch.no_grad()
-def evaluate(model: nn.Module, batches: Batches, amp: bool = False, progress: Progress | None = None) -> dict[str, float]:
+def evaluate(model: nn.Module, batches: Iterable[Batch], amp: bool = False, progress: Progress | None = None) -> dict[str, float]:
     """Loss (nats), top-1 and top-5 (percent) of a whole split, each image counted alike; of early exits the last. ``progress`` counts batches."""
     was_training = model.training
     model.eval()

@@ -70,13 +70,14 @@ class Run:
         model: nn.Module | None = None,
         lr: float = 0.1,
         others: list[tuple[Window, Action]] | None = None,
+        inputs: tuple[Tensor, ...] | None = None,
     ) -> None:
         self.row, self.model = row, copy.deepcopy(FRESH) if model is None else model
         self.wrapped = wrap(self.model)
         still = lr == 0
         self.optimizer = SGD(self.model.parameters(), lr=lr, momentum=0 if still else 0.9, weight_decay=0 if still else 1e-3)
         own = [] if row is None else [(row.window, row.action())]
-        self.scheduler = Scheduler(self.wrapped, [*own, *(others or [])], self.optimizer)
+        self.scheduler = Scheduler(self.wrapped, [*own, *(others or [])], self.optimizer, example_inputs=inputs)
         self.taken: list[Saved] = []
         self.history: list[dict[str, Tensor]] = []
         self.masks: list[dict[str, Tensor]] = []

@@ -94,7 +94,7 @@ def test_n_of_m_keeps_n_of_every_m_whatever_they_are(size: int, data: st.DataObj
         (lambda: composed_pruner(["w"]), "needs 'sparsity', a fraction of zeros or a ramp of it, or 'n_of_m', as in 2:4"),
         (lambda: composed_pruner(["w"], 0.5, n_of_m="2:4"), "n_of_m: 2:4 says how much is kept already; take sparsity out, or n_of_m"),
         (lambda: composed_pruner(["w"], n_of_m="2:4", scope="row"), "n_of_m: 2:4 chooses among single weights of one tensor"),
-        (lambda: composed_pruner(["w"], n_of_m="2:4", granularity="rows"), "take granularity, block_shape and scope out"),
+        (lambda: composed_pruner(["w"], n_of_m="2:4", granularity="rows"), "take granularity, block_shape, scope and coupling out"),
         (lambda: composed_pruner(["w"], n_of_m="2/4"), "n_of_m '2/4' is not two numbers with a colon, as in 2:4, which keeps 2 of every 4"),
         (lambda: composed_pruner(["w"], n_of_m="4:4"), "n_of_m 4:4 would keep 4 of every 4; the first number must lie between 0 and the second"),
         (lambda: composed_pruner(["w"], n_of_m="0:4"), "n_of_m 0:4 would keep 0 of every 4"),

@@ -35,7 +35,6 @@ class Vector:
     name: str
     silent: Tensor
     """bool ``[size]``."""
-    scale: bool = False
 
 
 class Flow:
@@ -119,12 +118,12 @@ class Flow:
         for layer in value.layers:
             self.classes.freeze(layer, why)
 
-    def vector(self, value: Value | None, neutral: float, silent: Tensor, scale: bool = False) -> Value | None:
+    def vector(self, value: Value | None, neutral: float, silent: Tensor) -> Value | None:
         """A vector as an operation uses it, ``[size]``; ``silent`` says at which positions it is given nothing but zero."""
         if value is None:
             return None
         if value.stored:
-            self.vectors.append(Vector(value.stored, silent.expand(value.shape), scale))
+            self.vectors.append(Vector(value.stored, silent.expand(value.shape)))
         return self.led(value, neutral)
 
     def led(self, value: Value, neutral: float) -> Value:

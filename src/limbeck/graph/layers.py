@@ -197,10 +197,7 @@ def batch_norm(flow: Flow, call: Call) -> Value:
     """``batch_norm``, ``instance_norm``: a gain, a shift and two statistics for each unit of the second axis."""
     rank = len(call.shape)
     silent, given = read(flow, call.x, 1) == 0, [value if isinstance(value, Value) else None for value in (call.args[1:5] + [None] * 4)[:4]]
-    vectors = [
-        flow.vector(value, neutral, silent, scale=not place)
-        for place, (value, neutral) in enumerate(zip(given[:2], (1.0, 0.0), strict=True))
-    ]
+    vectors = [flow.vector(value, neutral, silent) for value, neutral in zip(given[:2], (1.0, 0.0), strict=True)]
     statistics = [None if value is None else value.along(1, rank) for value in (*vectors, *given[2:])]
     layers = join(flow.classes, [call.x, *[value for value in statistics if value is not None]], call.shape, call.where)
     gain, shift, mean, variance = (
@@ -220,7 +217,7 @@ def group_norm(flow: Flow, call: Call) -> Value:
     silent = (read(flow, call.x, 1) == 0).reshape(groups, -1).all(1, keepdim=True).expand(groups, call.shape[1] // groups).reshape(-1)
     gain, shift = (
         None if value is None else value.along(1, rank)
-        for value in (flow.vector(call.arg(2, "weight"), 1.0, silent, scale=True), flow.vector(call.arg(3, "bias"), 0.0, silent))
+        for value in (flow.vector(call.arg(2, "weight"), 1.0, silent), flow.vector(call.arg(3, "bias"), 0.0, silent))
     )
     layers = join(flow.classes, [call.x, *[value for value in (gain, shift) if value is not None]], call.shape, call.where)
     x = replace(call.x, layers=layers)

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from limbeck.graph.capture import Graph
+from limbeck.graph.capture import Graph, Ref
 from limbeck.graph.coupling import Coupling, propagate
 from limbeck.graph.flow import Flow, Use
 
@@ -75,8 +75,6 @@ class Silence:
 
     vectors: Mapping[str, Tensor]
     """Bool, True = kept: of each bias, and each scale or shift of a norm, the positions whose unit still computes something."""
-    scales: frozenset[str]
-    """Which of these are scales."""
     flow: Flow
 
 
@@ -98,9 +96,17 @@ def silence(graph: Graph, coupling: Coupling, kept: Mapping[str, Tensor]) -> Sil
     for vector in flow.vectors:
         if vector.silent.dim() == 1 and not graph.tensors[vector.name].buffer:
             vectors[vector.name] = ~vector.silent | vectors.get(vector.name, torch.zeros_like(vector.silent))
-    return Silence(vectors, frozenset(vector.name for vector in flow.vectors if vector.scale), flow)
+    return Silence(vectors, flow)
+
+
+def scales(graph: Graph) -> frozenset[str]:
+    """The names of the norms' scales."""
+    places = {"batch_norm": 1, "instance_norm": 1, "group_norm": 2}
+    found = [node.args[place] for node in graph.nodes if (place := places.get(node.operation)) and len(node.args) > place]
+    return frozenset(graph.stored[argument.name] for argument in found if isinstance(argument, Ref) and argument.name in graph.stored)
 
 
 def _reduced(keep: Tensor) -> Tensor:
     """``[out, in, 1, ..]``: which kernels of a mask keep anything."""
+    keep = keep.cpu()
     return keep.flatten(2).any(2).reshape(*keep.shape[:2], *[1] * (keep.dim() - 2)) if keep.dim() > 2 else keep

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from itertools import islice
 from typing import Any
@@ -15,6 +16,8 @@ from limbeck.masks import Life
 from limbeck.names import resolve
 from limbeck.pruning.chance import Survivors
 from limbeck.pruning.criteria import BATCH_NORM
+from limbeck.pruning.following import Follower
+from limbeck.pruning.joint import joined, joint_masks
 from limbeck.pruning.pruner import Cut, Pruner, Site
 from limbeck.recipes import Recipe
 from limbeck.schedules import Clock, Moment, Window
@@ -52,6 +55,9 @@ class Prune(Action):
     the first firing off by one minibatch. ``fold_batchnorm`` ranks a convolution's weights as the batch norm behind it scales them
     (``w * gamma / sqrt(running variance + eps)``). ``after_step`` renews right after the optimizer's step, before masks are applied again,
     with a clock that counts that step: NeurST's timing, in which weights that have fallen compete with what one step made of them.
+
+    Where the scheduler has ``example_inputs``, the bias of a whole filter, row or column that falls, and the scale and shift of the norm behind it,
+    fall with it and live as its mask does, which the pruner's ``coupling`` says. Where a hard mask lets a unit come back, its scale begins at 1.
 
     A criterion that must have seen gradients or activations is put off until it has, at most to the end of the epoch. It looks on from one
     period (``every``) before the window's begin.
@@ -101,6 +107,7 @@ class Prune(Action):
         )
         self._watch: Watch | None = None
         self._pending: Moment | None = None  # a firing that was put off
+        self._follower = Follower(self)
 
     def fits(self, window: Window) -> None:
         """Raise ``ScheduleError`` for options that need a window of the other unit."""
@@ -117,7 +124,9 @@ class Prune(Action):
         Raises ``TargetError`` for one that matches nothing, and ``ScheduleError`` for a tensor of which no mask can be made.
         """
         self.pruner = replace(self.pruner, targets=resolve(self.pruner.targets, state.parameters))
-        shapes = {name: tuple(state.parameters[name].parameter.shape) for name in self.pruner.targets}
+        if self.pruner.coupling == "joint":
+            self.pruner = joined(self.pruner, self._follower.needed(state), state.parameters)
+        shapes = _shapes(state, self.pruner)
         if faults := list(self.pruner.misfits(self.pruner.targets, shapes)):
             raise ScheduleError("; ".join(faults), faults)
         needs = self.pruner.needs
@@ -178,6 +187,7 @@ class Prune(Action):
     def watch_minibatch_end(self, state: State, window: Window) -> None:
         """Drop the masks that last no longer than this, also of a firing that was put off to a minibatch at which the window does not fire."""
         if self._options.discard and (own := self._own(state)):
+            self._follower.release(state, self.pruner, own)
             state.masks.drop(own)
 
     def watch_epoch_end(self, state: State, window: Window) -> None:
@@ -203,12 +213,12 @@ class Prune(Action):
         """Cut what was seen as the tensors were; raises ``MaskError`` for one of which no mask can be made any more, and should."""
         if self._watch is not None:
             self._watch.thinned(recipe.cuts)
-        if not _is_over(window, state.clock):
-            shapes = {name: tuple(state.parameters[name].parameter.shape) for name in self.pruner.targets}
-            if fault := next(iter(self.pruner.misfits(self.pruner.targets, shapes)), None):
-                raise MaskError(
-                    f"thinned, {fault}; let the pruner's window end before the thinning, or take units that the new sizes divide into"
-                )
+        if _is_over(window, state.clock):
+            return
+        if fault := next(iter(self.pruner.misfits(self.pruner.targets, _shapes(state, self.pruner))), None):
+            raise MaskError(
+                f"thinned, {fault}; let the pruner's window end before the thinning, or take units that the new sizes divide into"
+            )
 
     # --- state -------------------------------------------------------------------------------------------------------------------
 
@@ -231,7 +241,7 @@ class Prune(Action):
     # --- inside ------------------------------------------------------------------------------------------------------------------
 
     def _own(self, state: State) -> list[str]:
-        return [name for name in self.pruner.targets if state.owners.get(name) is self and name in state.masks]
+        return [name for name in state.masks if state.owners.get(name) is self]
 
     def _keep(self, state: State) -> None:
         if self._options.keep_mask and self._options.life != "hard":
@@ -267,20 +277,29 @@ class Prune(Action):
             stats = (None if self._watch is None else self._watch.stats(name)) or {}
             memo = state.memo.setdefault(name, {})
             sites[name] = Site(state.masks.dense(name), state.masks.get(name), grad, stats, memo, removed.get(name, {}))
-        masks = self.pruner.masks(sites, moment)
+        masks = self._masks(state, sites, moment)
         for name, keep in masks.items():
             state.masks.put(name, keep, self._options.life, self._scale(keep))
             state.owners[name] = self
-        state.masks.apply(masks)
+        state.masks.apply([*masks, *self._follower.follow(state, self.pruner, self._options.life)])
         self._pending = None
         if self._watch is not None:
             self._watch.forget()
+
+    def _masks(self, state: State, sites: Mapping[str, Site], moment: Moment) -> dict[str, torch.Tensor]:
+        if self.pruner.coupling == "joint":
+            return joint_masks(self.pruner, sites, moment, self._follower.groups(state, self.pruner))
+        return self.pruner.masks(sites, moment)
 
     def _scale(self, keep: torch.Tensor) -> float:
         """What a pruner that rescales multiplies the kept weights by: 1 over their fraction."""
         if not self.pruner.rescale or self._options.life != "soft":
             return 1.0
         return keep.numel() / max(int(keep.count_nonzero()), 1)
+
+
+def _shapes(state: State, pruner: Pruner) -> dict[str, tuple[int, ...]]:
+    return {name: tuple(state.parameters[name].parameter.shape) for name in pruner.targets}
 
 
 def _is_over(window: Window, clock: Clock) -> bool:

@@ -14,7 +14,7 @@ from limbeck.pruning.chance import Chance
 from limbeck.pruning.criteria import Criterion, geometric_median, l1, l2, maximum
 from limbeck.pruning.inputs import wanda_score
 from limbeck.pruning.observed_criteria import OBSERVED_CRITERIA
-from limbeck.pruning.pruner import Pruner
+from limbeck.pruning.pruner import Pruner, Way
 from limbeck.pruning.selectors import Lowest
 from limbeck.ramps import Amount
 from limbeck.tile import ELEMENT, FILTERS, TENSOR, Tile
@@ -60,6 +60,7 @@ def composed_pruner(
     block_shape: Blocks | None = None,
     scope: Scope = "tensor",
     n_of_m: NOfM | None = None,
+    coupling: Way = "follow",
 ) -> Pruner:
     """Drop the lowest by any criterion, in any units, by any ramp, tensor by tensor or over all; or keep ``n_of_m``.
 
@@ -75,8 +76,10 @@ def composed_pruner(
     if n_of_m is not None:
         if sparsity is not None:
             raise ValueError(f"n_of_m: {n_of_m} says how much is kept already; take sparsity out, or n_of_m")
-        if (granularity, block_shape, scope) != ("element", None, "tensor"):
-            raise ValueError(f"n_of_m: {n_of_m} chooses among single weights of one tensor; take granularity, block_shape and scope out")
+        if (granularity, block_shape, scope, coupling) != ("element", None, "tensor", "follow"):
+            raise ValueError(
+                f"n_of_m: {n_of_m} chooses among single weights of one tensor; take granularity, block_shape, scope and coupling out"
+            )
         return _n_of_m(weights, criterion, n_of_m)
     if sparsity is None:
         raise ValueError("needs 'sparsity', a fraction of zeros or a ramp of it, or 'n_of_m', as in 2:4")
@@ -86,8 +89,10 @@ def composed_pruner(
         raise ValueError("granularity blocks needs block_shape, the sizes of a block, as in [1, 8]")
     if granularity != "blocks" and block_shape is not None:
         raise ValueError(f"block_shape goes with granularity blocks, not with {granularity}; leave it out")
+    if coupling == "joint" and (granularity not in ("filters", "channels", "rows", "cols") or scope == "row"):
+        raise ValueError(f"coupling: joint ranks whole filters or channels of tensors, not {granularity} in scope {scope}; leave it out")
     unit = group("Blocks", block_shape) if granularity == "blocks" else GRANULARITIES[granularity]
-    return Pruner(dict.fromkeys(weights, sparsity), score=criterion, unit=unit, pool=SCOPES[scope])
+    return Pruner(dict.fromkeys(weights, sparsity), score=criterion, unit=unit, pool=SCOPES[scope], coupling=coupling)
 
 
 def _n_of_m(weights: Names, criterion: Criterion, n_of_m: str) -> Pruner:

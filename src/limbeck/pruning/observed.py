@@ -28,20 +28,24 @@ from limbeck.pruning.observed_criteria import (
     snip,
     taylor,
 )
-from limbeck.pruning.pruner import Pruner
+from limbeck.pruning.pruner import Pruner, Way
 from limbeck.pruning.selectors import Below
 from limbeck.pruning.structures import Dependency, FilterGroup, ranked
 from limbeck.ramps import Amount, Ramp
 
 
 def apoz_ranked_filter_pruner(
-    group_type: FilterGroup, desired_sparsity: Amount, weights: Names, group_dependency: Dependency | None = None
+    group_type: FilterGroup,
+    desired_sparsity: Amount,
+    weights: Names,
+    group_dependency: Dependency | None = None,
+    coupling: Way = "follow",
 ) -> Pruner:
     """Drop the filters that are zero most often behind a ReLU (average percentage of zeros; Hu et al. 2016, arXiv 1607.03250).
 
     Counted are activations of 0 or less in what the batch norm gives that reads the filter's output, or else in that output itself.
     """
-    return ranked(apoz, desired_sparsity, weights, group(group_type), group_dependency)
+    return ranked(apoz, desired_sparsity, weights, group(group_type), group_dependency, coupling)
 
 
 def apoz_ranked_filter_pruner_agp(
@@ -50,9 +54,10 @@ def apoz_ranked_filter_pruner_agp(
     group_type: FilterGroup,
     weights: Names,
     group_dependency: Dependency | None = None,
+    coupling: Way = "follow",
 ) -> Pruner:
     """As ``ActivationAPoZRankedFilterPruner``, along the cubic ramp of automated gradual pruning."""
-    return apoz_ranked_filter_pruner(group_type, Ramp(initial_sparsity, final_sparsity, power=3), weights, group_dependency)
+    return apoz_ranked_filter_pruner(group_type, Ramp(initial_sparsity, final_sparsity, power=3), weights, group_dependency, coupling)
 
 
 def mean_ranked_filter_pruner(
@@ -61,13 +66,14 @@ def mean_ranked_filter_pruner(
     weights: Names,
     group_dependency: Dependency | None = None,
     highest_first: bool = False,
+    coupling: Way = "follow",
 ) -> Pruner:
     """Drop the filters whose mean activation behind a ReLU is lowest (Molchanov et al. 2017, arXiv 1611.06440, section 2.2).
 
     Distiller dropped those with the highest mean, against its documentation; ``highest_first`` is for schedules that were tuned so.
     """
     score = highest_mean_activation if highest_first else mean_activation
-    return ranked(score, desired_sparsity, weights, group(group_type), group_dependency)
+    return ranked(score, desired_sparsity, weights, group(group_type), group_dependency, coupling)
 
 
 def mean_ranked_filter_pruner_agp(
@@ -77,20 +83,26 @@ def mean_ranked_filter_pruner_agp(
     weights: Names,
     group_dependency: Dependency | None = None,
     highest_first: bool = False,
+    coupling: Way = "follow",
 ) -> Pruner:
     """As ``ActivationMeanRankedFilterPruner``, along the cubic ramp of automated gradual pruning."""
     ramp = Ramp(initial_sparsity, final_sparsity, power=3)
-    return mean_ranked_filter_pruner(group_type, ramp, weights, group_dependency, highest_first)
+    return mean_ranked_filter_pruner(group_type, ramp, weights, group_dependency, highest_first, coupling)
 
 
 def gradient_ranked_filter_pruner(
-    group_type: FilterGroup, desired_sparsity: Amount, weights: Names, group_dependency: Dependency | None = None, signed: bool = False
+    group_type: FilterGroup,
+    desired_sparsity: Amount,
+    weights: Names,
+    group_dependency: Dependency | None = None,
+    signed: bool = False,
+    coupling: Way = "follow",
 ) -> Pruner:
     """Drop the filters of the smallest ``|sum of weight * gradient|``, averaged over the steps (Molchanov et al. 2017, arXiv 1611.06440, equation 8).
 
     Distiller ranked by the sum with its sign, so that a filter which the loss needs badly fell first; ``signed`` is for schedules that were tuned so.
     """
-    return ranked(signed_gradient if signed else gradient, desired_sparsity, weights, group(group_type), group_dependency)
+    return ranked(signed_gradient if signed else gradient, desired_sparsity, weights, group(group_type), group_dependency, coupling)
 
 
 def gradient_ranked_filter_pruner_agp(
@@ -100,14 +112,20 @@ def gradient_ranked_filter_pruner_agp(
     weights: Names,
     group_dependency: Dependency | None = None,
     signed: bool = False,
+    coupling: Way = "follow",
 ) -> Pruner:
     """As ``GradientRankedFilterPruner``, along the cubic ramp of automated gradual pruning."""
     ramp = Ramp(initial_sparsity, final_sparsity, power=3)
-    return gradient_ranked_filter_pruner(group_type, ramp, weights, group_dependency, signed)
+    return gradient_ranked_filter_pruner(group_type, ramp, weights, group_dependency, signed, coupling)
 
 
 def taylor_pruner(
-    weights: Names, sparsity: Amount, granularity: Granularity = "filters", block_shape: Blocks | None = None, scope: Scope = "global"
+    weights: Names,
+    sparsity: Amount,
+    granularity: Granularity = "filters",
+    block_shape: Blocks | None = None,
+    scope: Scope = "global",
+    coupling: Way = "follow",
 ) -> Pruner:
     """Drop what the loss would miss least to first order: the smallest ``(sum of weight * gradient) ** 2`` (Molchanov et al. 2019, arXiv 1906.10771).
 
@@ -115,7 +133,7 @@ def taylor_pruner(
     >>> pruner.pool, pruner.needs.key
     (None, 'taylor')
     """
-    return composed_pruner(weights, sparsity, taylor, granularity, block_shape, scope)
+    return composed_pruner(weights, sparsity, taylor, granularity, block_shape, scope, coupling=coupling)
 
 
 def movement_pruner(

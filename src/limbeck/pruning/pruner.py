@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar
 
 import torch
 from torch import Tensor
@@ -26,6 +26,13 @@ Selector = Callable[[Tensor, Tensor | None, float], Tensor]
 
 Tie = Callable[[list[Tensor]], Tensor]
 """One verdict for several tensors: their scores, ``[units]`` each, to one."""
+
+Way = Literal["follow", "joint", "none"]
+"""What becomes of all that is coupled to a whole filter, channel, row or column that falls.
+
+``follow``: its bias falls with it, and the scale and shift of the norm behind it. ``joint``: that too, and all tensors that compute the same units, as
+those do whose outputs are added, are ranked and cut as one. ``none``: nothing.
+"""
 
 Allot = Callable[[Mapping[str, Sequence[int]], Mapping[str, float]], Mapping[str, float]]
 """``(shapes, amounts) -> amounts``: what each tensor gives up of what is asked of all."""
@@ -77,7 +84,7 @@ class Pruner:
     ``targets`` maps parameter names to an amount or a schedule of it. ``unit`` is what lives or dies as one, ``pool`` who competes with whom
     (None: all targets together; a last pool that is padded competes for what a full one would keep), ``select`` turns scores into what is
     kept, ``tie`` gives several tensors one verdict. ``rescale`` divides what is kept by the kept fraction wherever the mask is soft, and
-    ``allot`` spreads the amounts over the tensors by their shapes.
+    ``allot`` spreads the amounts over the tensors by their shapes. ``coupling`` says what falls with a unit, where the model's graph is known.
 
     >>> pruner = Pruner({"weight": 0.5})
     >>> pruner.masks({"weight": Site(torch.tensor([[1.0, -3.0], [2.0, -4.0]]))}, Moment())
@@ -93,6 +100,7 @@ class Pruner:
     tie: Tie | None = None
     rescale: bool = False
     allot: Allot | None = None
+    coupling: Way = "follow"
 
     @property
     def needs(self) -> Any:
@@ -144,19 +152,24 @@ class Pruner:
         amounts = self.amounts({name: site.weight.shape for name, site in sites.items()}, moment)
         if all(self._is_plain_magnitude(name, site) for name, site in sites.items()):
             return self._masks_of_magnitudes(sites, amounts)
-        views = {name: _named(name, partial(self._units, name, site, amounts[name], moment)) for name, site in sites.items()}
-        scores = {name: _named(name, partial(_scored, self.score, units)) for name, units in views.items()}
-        removed = {name: self._removed(name, site) for name, site in sites.items()}
+        views, scores = self.scored(sites, moment)
+        removed = {name: self.removed(name, site) for name, site in sites.items()}
         if self.tie is not None:
-            return replace(self, select=self._left(removed[self._leaders_first(views)[0]]))._masks_tied(self.tie, views, scores)
+            return replace(self, select=self.left(removed[self._leaders_first(views)[0]]))._masks_tied(self.tie, views, scores)
         if self.pool is None:
-            return replace(self, select=self._left(sum(removed.values())))._masks_together(views, scores)
+            return replace(self, select=self.left(sum(removed.values())))._masks_together(views, scores)
         return {
-            name: _named(name, partial(replace(self, select=self._left(removed[name]))._mask, units, scores[name], self.pool))
+            name: _named(name, partial(replace(self, select=self.left(removed[name]))._mask, units, scores[name], self.pool))
             for name, units in views.items()
         }
 
-    def _removed(self, name: str, site: Site) -> int:
+    def scored(self, sites: Mapping[str, Site], moment: Moment) -> tuple[dict[str, Units], dict[str, Tensor]]:
+        """The units of every site, and their scores, ``[units]``; raises ``MaskError``, naming the tensor, where there are none."""
+        amounts = self.amounts({name: site.weight.shape for name, site in sites.items()}, moment)
+        views = {name: _named(name, partial(self._units, name, site, amounts[name], moment)) for name, site in sites.items()}
+        return views, {name: _named(name, partial(_scored, self.score, units)) for name, units in views.items()}
+
+    def removed(self, name: str, site: Site) -> int:
         """How many of a tensor's units thinning has taken out; of units that share no axis with others, as filters do not."""
         if not site.removed:
             return 0
@@ -164,7 +177,7 @@ class Pruner:
         sizes = (*unit.sizes, *[unit.rest] * (site.weight.dim() - len(unit.sizes)))
         return site.removed.get(sizes.index(1), 0) if sorted(sizes) == [*[ALL] * (len(sizes) - 1), 1] else 0
 
-    def _left(self, removed: int) -> Selector:
+    def left(self, removed: int) -> Selector:
         """The selector, for units of which some are out of the model already."""
         return Remaining(self.select, removed) if removed and isinstance(self.select, Lowest | KeptRounded) else self.select
 
@@ -172,7 +185,7 @@ class Pruner:
         """Whether a target's scores are its magnitudes, of which the lowest fall: then none of them is copied."""
         plain = self.score is l1 and self.tie is None and isinstance(self.select, Lowest | KeptRounded)
         whole = self.pool is None or self.pool == TENSOR or not _named(name, partial(self.pool.pads, site.weight.shape))
-        return plain and whole and self.unit_of(name) == ELEMENT and BATCH_NORM not in site.stats and not self._removed(name, site)
+        return plain and whole and self.unit_of(name) == ELEMENT and BATCH_NORM not in site.stats and not self.removed(name, site)
 
     def _masks_of_magnitudes(self, sites: Mapping[str, Site], amounts: Mapping[str, float]) -> dict[str, Tensor]:
         if self.pool is None:
@@ -194,7 +207,7 @@ class Pruner:
         return Units(site.weight.detach(), amount, moment, site.memo, site.grad, site.stats, site.keep, name, unit)
 
     def _mask(self, units: Units, scores: Tensor, pool: Tile) -> Tensor:
-        return _spread(self._chosen(units, scores, units.kept, pool), units)
+        return spread(self._chosen(units, scores, units.kept, pool), units)
 
     def _chosen(self, units: Units, scores: Tensor, kept: Tensor | None, pool: Tile) -> Tensor:
         """Which units are kept, bool ``[units]``."""
@@ -213,22 +226,22 @@ class Pruner:
             if counts[name] != counts[leader]:
                 raise MaskError(f"'{name}' {_unequal(counts, name, leader)}")
             _named(name, partial(refuse_nan, scores[name]))  # also of a tensor that only follows: its run has diverged too
-        _one_amount({name: units.amount for name, units in views.items()}, "one verdict for all tensors")
+        one_amount({name: units.amount for name, units in views.items()}, "one verdict for all tensors")
         verdict = tie([scores[name] for name in names])
         masks = [units.kept for units in views.values() if units.mask is not None]
         kept = torch.stack([mask for mask in masks if mask is not None]).any(0) if len(masks) == len(views) else None
         keep = self._chosen(views[leader], verdict, kept, TENSOR if self.pool is None else self.pool)
-        return {name: _spread(keep, units) for name, units in views.items()}
+        return {name: spread(keep, units) for name, units in views.items()}
 
     def _masks_together(self, views: Mapping[str, Units], scores: Mapping[str, Tensor]) -> dict[str, Tensor]:
         kept, amounts = {name: units.kept for name, units in views.items()}, {name: units.amount for name, units in views.items()}
-        return {name: _spread(keep, views[name]) for name, keep in self._chosen_together(scores, kept, amounts).items()}
+        return {name: spread(keep, views[name]) for name, keep in self._chosen_together(scores, kept, amounts).items()}
 
     def _chosen_together(
         self, scores: Mapping[str, Tensor], kept: Mapping[str, Tensor | None], amounts: Mapping[str, float], magnitude: bool = False
     ) -> dict[str, Tensor]:
         """Which units of several tensors are kept, in each tensor's shape; a score that is NaN is reported by its tensor."""
-        amount, parts = _one_amount(amounts, "a pool of all tensors"), list(scores.values())
+        amount, parts = one_amount(amounts, "a pool of all tensors"), list(scores.values())
         try:
             if isinstance(self.select, Lowest | KeptRounded | Remaining):
                 dropped = self.select.dropped(amount, sum(part.numel() for part in parts))
@@ -265,13 +278,14 @@ def _unequal(counts: Mapping[str, int], name: str, leader: str) -> str:
     return f"has {counts[name]} units and '{leader}' {counts[leader]}: one verdict for both needs equally many; leave one of them out"
 
 
-def _one_amount(amounts: Mapping[str, float], what: str) -> float:
+def one_amount(amounts: Mapping[str, float], what: str) -> float:
+    """The amount of all; raises ``MaskError`` where they differ."""
     if len(set(amounts.values())) != 1:
         raise MaskError(f"{what} needs one amount for all of them, not {dict(amounts)}")
     return next(iter(amounts.values()))
 
 
-def _spread(keep: Tensor, units: Units) -> Tensor:
+def spread(keep: Tensor, units: Units) -> Tensor:
     """The mask of whole units; where a unit goes through the whole first axis, one row is written and then copied, at the speed of memory."""
     unit, shape = units.unit, units.tensor.shape
     if len(shape) > 1 and shape[0] > 1 and unit.sizes[:1] == (ALL,):

@@ -1,7 +1,8 @@
 """The named pruners of structures: filters, channels, rows, columns, kernels and blocks that live or die as one.
 
 Each builder is a composition, and its signature is the schema of the schedule file. ``group_dependency: Leader`` lets the first of ``weights``
-decide for all of them, as convolutions need whose outputs are added; all must have equally many structures.
+decide for all of them, as convolutions need whose outputs are added; all must have equally many structures. ``coupling`` says what falls with a
+structure, as ``Way`` does.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from limbeck.groups import GroupName, group
 from limbeck.names import canonical
 from limbeck.pruning.chance import Chance, Noise, Survivors, Uniform
 from limbeck.pruning.criteria import Criterion, geometric_median, l1, l2, maximum
-from limbeck.pruning.pruner import Cut, Pruner, first
+from limbeck.pruning.pruner import Cut, Pruner, Way, first
 from limbeck.pruning.selectors import Below, Lowest
 from limbeck.ramps import Amount, Ramp
 from limbeck.schedules import Schedule
@@ -38,6 +39,8 @@ Regimes = Annotated[
 BlockShape = Mapping[Literal["block_shape"], Annotated[list[Annotated[int, Field(ge=1)]], Field(min_length=1)]]
 """``{block_shape: [1, 8, 1, 1]}``: eight input channels at one place of one filter."""
 Dependency = Literal["Leader"]
+Alone = Literal["follow", "none"]
+"""Couplings of pruners that rank nothing."""
 FilterGroup = Literal["3D", "Filters"]
 Probability = Annotated[float, Field(ge=0, le=1)]
 Range = tuple[Sparsity, Sparsity]
@@ -51,17 +54,26 @@ def _unit(group_type: str, kwargs: BlockShape | None, rows_are_columns: bool = F
     return group("Cols" if rows_are_columns else group_type, (kwargs or {}).get("block_shape"))
 
 
-def ranked(score: Criterion, amount: float | Schedule, weights: Sequence[str], unit: Tile, dependency: Dependency | None) -> Pruner:
-    """The lowest structures of each tensor, or, with a leader, those of the first for all."""
+def ranked(
+    score: Criterion, amount: float | Schedule, weights: Sequence[str], unit: Tile, dependency: Dependency | None, coupling: Way = "follow"
+) -> Pruner:
+    """The lowest structures of each tensor, or, with a leader, those of the first for all; raises ``ValueError`` for a leader in joint groups."""
     targets: dict[str, float | Schedule] = dict.fromkeys(weights, amount)
     if dependency is None:
-        return Pruner(targets, score, unit)
+        return Pruner(targets, score, unit, coupling=coupling)
+    if coupling == "joint":
+        raise ValueError(
+            "coupling: joint ranks coupled tensors by all of them, group_dependency: Leader by the first; leave one of them out"
+        )
     targets[weights[0]] = Cut(amount, leads=True)
-    return Pruner(targets, score, unit, tie=first)
+    return Pruner(targets, score, unit, tie=first, coupling=coupling)
 
 
 def structure_pruner(
-    reg_regims: Regimes, threshold_criteria: Literal["Max", "Mean_Abs"] = "Mean_Abs", kwargs: BlockShape | None = None
+    reg_regims: Regimes,
+    threshold_criteria: Literal["Max", "Mean_Abs"] = "Mean_Abs",
+    kwargs: BlockShape | None = None,
+    coupling: Alone = "follow",
 ) -> Pruner:
     """Drop structures of which the mean (``Mean_Abs``) or the largest (``Max``) absolute weight does not exceed a threshold.
 
@@ -70,13 +82,13 @@ def structure_pruner(
     """
     shape = (kwargs or {}).get("block_shape")
     targets = {name: Cut(threshold, group(kind, shape if kind == "Blocks" else None)) for name, (threshold, kind) in reg_regims.items()}
-    return Pruner(targets, THRESHOLD_CRITERIA[threshold_criteria], select=Below())
+    return Pruner(targets, THRESHOLD_CRITERIA[threshold_criteria], select=Below(), coupling=coupling)
 
 
 def _ranked_by(score: Criterion, what: str) -> Callable[..., Pruner]:
     """The builder of a pruner that drops the lowest structures by ``score``; ``what`` these are, in words."""
 
-    def build(  # noqa: PLR0913, PLR0917  # Distiller's eight arguments, and two
+    def build(  # noqa: PLR0913, PLR0917  # Distiller's eight arguments, and three
         group_type: GroupName,
         desired_sparsity: Amount,
         weights: Names,
@@ -87,9 +99,10 @@ def _ranked_by(score: Criterion, what: str) -> Callable[..., Pruner]:
         rounding_fn: Rounding = math.floor,
         rows_are_columns: bool = False,
         seed: Whole = 0,
+        coupling: Way = "follow",
     ) -> Pruner:
         scored = Noise(score, noise, seed) if noise else score
-        pruner = ranked(scored, desired_sparsity, weights, _unit(group_type, kwargs, rows_are_columns), group_dependency)
+        pruner = ranked(scored, desired_sparsity, weights, _unit(group_type, kwargs, rows_are_columns), group_dependency, coupling)
         return replace(pruner, select=Lowest(rounding_fn, group_size))
 
     build.__doc__ = f"""Drop exactly a fraction of each tensor's structures: those of {what}.
@@ -114,9 +127,10 @@ def _ranked_gradually_by(score: Criterion, what: str) -> Callable[..., Pruner]:
         group_dependency: Dependency | None = None,
         kwargs: BlockShape | None = None,
         rows_are_columns: bool = False,
+        coupling: Way = "follow",
     ) -> Pruner:
         ramp = Ramp(initial_sparsity, final_sparsity, power=3)
-        return constant(group_type, ramp, weights, group_dependency, kwargs, rows_are_columns=rows_are_columns)
+        return constant(group_type, ramp, weights, group_dependency, kwargs, rows_are_columns=rows_are_columns, coupling=coupling)
 
     build.__doc__ = f"""Drop structures of each tensor along the cubic ramp of automated gradual pruning: those of {what}.
 
@@ -136,7 +150,7 @@ l2_ranked_structure_pruner_agp = _ranked_gradually_by(l2, L2)
 geometric_median_pruner_agp = _ranked_gradually_by(geometric_median, MEDIAN)
 
 
-def random_level_structure_pruner(  # noqa: PLR0913, PLR0917  # Distiller's eight arguments, and two
+def random_level_structure_pruner(  # noqa: PLR0913, PLR0917  # Distiller's eight arguments, and three
     group_type: GroupName,
     sparsity_range: Range,
     weights: Names,
@@ -147,6 +161,7 @@ def random_level_structure_pruner(  # noqa: PLR0913, PLR0917  # Distiller's eigh
     rounding_fn: Rounding = math.floor,
     rows_are_columns: bool = False,
     seed: Whole = 0,
+    coupling: Way = "follow",
 ) -> Pruner:
     """Drop a fraction of each tensor's structures that is drawn from a range at every renewal: those of the smallest mean absolute weight.
 
@@ -155,7 +170,7 @@ def random_level_structure_pruner(  # noqa: PLR0913, PLR0917  # Distiller's eigh
     """
     low, high = sparsity_range
     pruner = l1_ranked_structure_pruner(
-        group_type, low, weights, group_dependency, kwargs, noise, group_size, rounding_fn, rows_are_columns, seed
+        group_type, low, weights, group_dependency, kwargs, noise, group_size, rounding_fn, rows_are_columns, seed, coupling
     )
     if group_dependency is not None:
         return replace(pruner, targets=ranked(l1, Uniform(low, high, seed), weights, pruner.unit, group_dependency).targets)
@@ -169,13 +184,14 @@ def random_ranked_filter_pruner(
     group_dependency: Dependency | None = None,
     redraw: bool = False,
     seed: Whole = 0,
+    coupling: Way = "follow",
 ) -> Pruner:
     """Drop exactly a fraction of each tensor's filters, by chance.
 
     The order is drawn once for the run, so that a weight that was zeroed is not brought back, as a zero, in another's place; ``redraw`` draws
     a new one at every renewal, as Distiller did, which needed a GPU for it.
     """
-    return ranked(Chance(seed, redraw), desired_sparsity, weights, group(group_type), group_dependency)
+    return ranked(Chance(seed, redraw), desired_sparsity, weights, group(group_type), group_dependency, coupling)
 
 
 def random_ranked_filter_pruner_agp(
@@ -186,21 +202,27 @@ def random_ranked_filter_pruner_agp(
     group_dependency: Dependency | None = None,
     redraw: bool = False,
     seed: Whole = 0,
+    coupling: Way = "follow",
 ) -> Pruner:
     """Drop filters of each tensor by chance, along the cubic ramp of automated gradual pruning."""
     ramp = Ramp(initial_sparsity, final_sparsity, power=3)
-    return random_ranked_filter_pruner(group_type, ramp, weights, group_dependency, redraw, seed)
+    return random_ranked_filter_pruner(group_type, ramp, weights, group_dependency, redraw, seed, coupling)
 
 
 def bernoulli_filter_pruner(
-    desired_sparsity: Amount, group_type: FilterGroup, weights: Names, group_dependency: Dependency | None = None, seed: Whole = 0
+    desired_sparsity: Amount,
+    group_type: FilterGroup,
+    weights: Names,
+    group_dependency: Dependency | None = None,
+    seed: Whole = 0,
+    coupling: Alone = "follow",
 ) -> Pruner:
     """Drop each filter with the probability ``desired_sparsity``, drawn anew at every renewal, and scale up what is kept (DropFilter).
 
     The kept weights are divided by the kept fraction while the mask is soft, which the policy's ``args`` say: ``mini_batch_pruning_frequency: 1``
     and ``use_double_copies: true`` make it a dropout of filters (Pan et al. 2018, arXiv 1811.06783). One filter at least is kept.
     """
-    pruner = ranked(Chance(seed, redraw=True), desired_sparsity, weights, group(group_type), group_dependency)
+    pruner = ranked(Chance(seed, redraw=True), desired_sparsity, weights, group(group_type), group_dependency, coupling)
     return replace(pruner, select=Survivors(), rescale=True)
 
 
@@ -211,10 +233,11 @@ def bernoulli_filter_pruner_agp(
     weights: Names,
     group_dependency: Dependency | None = None,
     seed: Whole = 0,
+    coupling: Alone = "follow",
 ) -> Pruner:
     """As ``BernoulliFilterPruner``, with a probability along the cubic ramp of automated gradual pruning."""
     ramp = Ramp(initial_sparsity, final_sparsity, power=3)
-    return bernoulli_filter_pruner(ramp, group_type, weights, group_dependency, seed)
+    return bernoulli_filter_pruner(ramp, group_type, weights, group_dependency, seed, coupling)
 
 
 STRUCTURE_PRUNERS: dict[str, Callable[..., Pruner]] = {

@@ -2,6 +2,7 @@
 
 from limbeck.sensitivity.rows import HEADER, Metrics, Row, append_rows, parse_levels, read_rows
 from limbeck.sensitivity.scan import Evaluate, Group, analysed, sensitivity
+from limbeck.sensitivity.structure import Structure
 from limbeck.sensitivity.suggest import Budget, Suggestion, parse_budget, suggest
 from limbeck.sensitivity.write import schedule_text
 
@@ -12,6 +13,7 @@ __all__ = [
     "Group",
     "Metrics",
     "Row",
+    "Structure",
     "Suggestion",
     "analysed",
     "append_rows",

@@ -56,7 +56,7 @@ def _choices(curves: Mapping[str, Curve], costs: Costs) -> Choices:
     found = {}
     for name, curve in curves.items():
         number = costs.units[name]
-        most = round(curve.highest * number)
+        most = int(curve.highest * number + 1e-9)
         counts = np.arange(most + 1)
         if most > UNITS:
             counts = np.unique([*(int(level * number) for level in np.arange(0, curve.highest, STEP)), most])

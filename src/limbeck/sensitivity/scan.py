@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
 from typing import Literal
@@ -19,11 +19,12 @@ from limbeck.schedules import Moment
 from limbeck.sensitivity.rows import Metrics, Row
 
 Group = Literal["element", "filter", "channel"]
-Evaluate = Callable[[nn.Module], Metrics]
+Evaluate = Callable[[nn.Module, Collection[str]], Metrics]
+"""The model, and which of its parameters are not what they are in the dense one: what comes before them gives what it gave before."""
 Masks = Mapping[str, Tensor]
 """By parameter, bool, True = kept."""
 Follow = Callable[[Masks], Masks]
-"""Masks of units to the masks of all that goes with them."""
+"""Masks to these and those of what falls silent with them: biases, scales and shifts."""
 
 
 def _elements(name: str, level: float) -> Pruner:
@@ -76,10 +77,10 @@ def sensitivity(
 
     The masks are those of the library's pruners, the weights are changed in place, and after each point, or an error, the model holds to the
     bit what it held before. Levels that drop equally many units share one evaluation, as do all that drop none. ``evaluate`` gets the model in
-    evaluation mode; ``follow`` adds the masks of what goes with a unit.
+    evaluation mode; ``follow`` adds the masks of what falls silent with a unit.
 
     >>> layer = nn.Linear(2, 2, bias=False)
-    >>> zeros = lambda model: Metrics(100.0, 100.0, float((model.weight == 0).sum()))
+    >>> zeros = lambda model, changed: Metrics(100.0, 100.0, float((model.weight == 0).sum()))
     >>> [(row.sparsity, row.loss) for row in sensitivity(layer, ["weight"], [0.0, 0.25, 0.3, 0.5], "element", zeros)]
     [(0.0, 0.0), (0.25, 1.0), (0.3, 1.0), (0.5, 2.0)]
     """
@@ -90,10 +91,10 @@ def sensitivity(
         weight = parameters[name].parameter
         seen = {} if dense is None else {weight.numel(): dense}
         for level in levels:
-            masks = follow(PRUNERS[group](name, level).masks({name: Site(weight)}, Moment()))
+            masks = PRUNERS[group](name, level).masks({name: Site(weight)}, Moment())
             kept = int(masks[name].count_nonzero())
             if kept not in seen:
-                seen[kept] = done.get((name, level)) or _measured(model, parameters, masks, evaluate)
+                seen[kept] = done.get((name, level)) or _measured(model, parameters, follow(masks), evaluate)
             if kept == weight.numel():
                 dense = seen[kept]
             if (name, level) not in done:
@@ -103,7 +104,8 @@ def sensitivity(
 
 def _measured(model: nn.Module, parameters: Mapping[str, Named], masks: Masks, evaluate: Evaluate) -> Metrics:
     with pruned(model, parameters, masks):
-        return evaluate(model)
+        changed = [name for name, keep in masks.items() if not bool(keep.all())]
+        return evaluate(model, changed)
 
 
 @contextmanager

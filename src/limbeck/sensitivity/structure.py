@@ -11,10 +11,11 @@ import torch
 from torch import Tensor, nn
 
 from limbeck.graph import Coupling, Graph, capture, coupling
+from limbeck.graph.removal import silence
 from limbeck.names import named_parameters
 from limbeck.recipes import Recipe
 from limbeck.sensitivity.costs import Axis, Costs
-from limbeck.sensitivity.scan import Follow, Group
+from limbeck.sensitivity.scan import Group, Masks
 from limbeck.summaries.compute import counted
 from limbeck.thinning import plan, tensors
 
@@ -97,12 +98,18 @@ class Structure:
         """Multiplications in one forward pass when so many elements are left of each weight; 1 at least."""
         return max(1.0, self.other_macs + sum(times * elements[name] for name, times in self.multiplied.items()))
 
-    def recipe(self, model: nn.Module, masks: Mapping[str, Tensor]) -> Recipe:
-        """What thinning takes out of a model with these masks."""
+    def recipe(self, model: nn.Module, masks: Masks) -> Recipe:
+        """What thinning takes out of a model with these masks and those that follow them."""
         values = tensors(model)
-        return plan(self.graph, self.coupling, values | {name: torch.where(keep, values[name], 0) for name, keep in masks.items()})
+        masked = {name: torch.where(keep, values[name], 0) for name, keep in self.follow(masks).items()}
+        return plan(self.graph, self.coupling, values | masked)
 
-    def removable(self, model: nn.Module, names: Sequence[str], group: Group, follow: Follow) -> dict[str, str]:
+    def follow(self, masks: Masks) -> Masks:
+        """These masks, with those of the biases, scales and shifts that fall silent: what structured pruners of a schedule mask as well."""
+        vectors = silence(self.graph, self.coupling, masks).vectors
+        return {**masks, **{name: keep for name, keep in vectors.items() if not bool(keep.all())}}
+
+    def removable(self, model: nn.Module, names: Sequence[str], group: Group) -> dict[str, str]:
         """By parameter: an empty text where thinning takes out units that are pruned in it alone, or else why not.
 
         It is tried: one unit is masked in each, no two of them coupled, and thinning planned.
@@ -111,21 +118,15 @@ class Structure:
         for name in names:
             units = self.coupling.units(name, axis)
             place = next((place for place, unit in enumerate(units) if unit not in taken and units.count(unit) == 1), None)
-            if place is None:
-                continue
-            tried[name] = place
-            taken.add(units[place])
-            keep = torch.ones(self.shapes[name], dtype=torch.bool)
-            keep.select(axis, place).fill_(False)
-            for other, mask in follow({name: keep}).items():
-                masks[other] = masks[other] & mask if other in masks else mask
+            if place is not None:
+                tried[name] = place
+                taken.add(units[place])
+                masks[name] = torch.ones(self.shapes[name], dtype=torch.bool)
+                masks[name].select(axis, place).fill_(False)
         recipe = self.recipe(model, masks)
         cuts = {(cut.tensor, cut.axis): set(cut.kept) for cut in recipe.cuts}
-        reasons = {}
-        for name in names:
-            gone = name in tried and tried[name] not in cuts.get((name, axis), {tried[name]})
-            reasons[name] = "" if gone else _reason(recipe, name, axis)
-        return reasons
+        gone = {name for name, place in tried.items() if (name, axis) in cuts and place not in cuts[name, axis]}
+        return {name: "" if name in gone else _reason(recipe, name, axis) for name in names}
 
 
 def _reason(recipe: Recipe, name: str, axis: int) -> str:

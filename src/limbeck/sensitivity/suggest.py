@@ -18,7 +18,7 @@ from limbeck.sensitivity.allocate import allocate
 from limbeck.sensitivity.costs import Costs
 from limbeck.sensitivity.curves import Curve, curves
 from limbeck.sensitivity.rows import Metrics, Row
-from limbeck.sensitivity.scan import PRUNERS, Follow, Group
+from limbeck.sensitivity.scan import PRUNERS, Group
 from limbeck.sensitivity.structure import Kind, Structure
 
 KINDS: tuple[Kind, ...] = get_args(Kind)
@@ -80,23 +80,22 @@ class Suggestion:
     """Likewise."""
 
 
-def suggest(
-    rows: Sequence[Row], model: nn.Module, example_inputs: Sequence[Any], group: Group, budget: Budget, follow: Follow = dict
-) -> Suggestion:
+def suggest(rows: Sequence[Row], model: nn.Module, example_inputs: Sequence[Any], group: Group, budget: Budget) -> Suggestion:
     """The levels that keep a budget at the least predicted rise of the loss; see ``allocate``.
 
     Filters and channels are counted as thinning takes them out of this very model, with what their going takes from the layers that read or
-    compute them, and are suggested only where it can. ``follow`` must be what the schedule's pruners do. Raises ``DataError`` when the
-    budget cannot be reached.
+    compute them, and are suggested only where it can. Raises ``DataError`` when the budget cannot be reached.
     """
     structure = Structure.of(model, example_inputs)
     names = list(dict.fromkeys(row.parameter for row in rows))
+    if foreign := [name for name in names if name not in structure.shapes]:
+        raise DataError(f"the table has rows of {foreign[0]}, which is no weight of this model; give the model that was analysed")
     left: dict[str, str] = {}
-    if group != "element" and budget.kind != "sparsity":
-        left = {name: reason for name, reason in structure.removable(model, names, group, follow).items() if reason}
+    if group != "element":
+        left = {name: reason for name, reason in structure.removable(model, names, group).items() if reason}
     costs = structure.costs([name for name in names if name not in left], group, budget.kind)
     rises = curves(rows, costs.units)
-    masked = Masked(model, structure, group, follow)
+    masked = Masked(model, structure, group)
     dropped = _within(rises, costs, budget, masked)
     falls = curves(rows, costs.units, lambda row: -row.top1)
     fractions = {name: count / costs.units[name] for name, count in dropped.items()}
@@ -134,7 +133,6 @@ class Masked:
     model: nn.Module
     structure: Structure
     group: Group
-    follow: Follow
 
     def kept(self, levels: Mapping[str, float]) -> dict[Kind, float]:
         """Zeros as a fraction of all weights, and what is left of weights and multiplications, structures thinned."""
@@ -151,9 +149,7 @@ class Masked:
     def _masks(self, levels: Mapping[str, float]) -> dict[str, Tensor]:
         parameters, masks = named_parameters(self.model), dict[str, Tensor]()
         for name, level in levels.items():
-            site = Site(parameters[name].parameter.detach())
-            for other, keep in self.follow(PRUNERS[self.group](name, level).masks({name: site}, Moment())).items():
-                masks[other] = masks[other] & keep if other in masks else keep
+            masks |= PRUNERS[self.group](name, level).masks({name: Site(parameters[name].parameter.detach())}, Moment())
         return masks
 
 

@@ -339,6 +339,14 @@ def test_a_tree_with_three_folders(tmp_path: Path) -> None:
     assert (len(images.train), len(images.valid), len(images.test)) == (4, 6, 8)
 
 
+def test_pictures_without_labels_are_no_test(tmp_path: Path) -> None:
+    """As in ImageNet, whose test images lie side by side."""
+    plant(tmp_path, "train/a", "train/b", "val/a", "val/b", "test")
+    images = load_images(str(tmp_path))
+    assert images.test is images.valid
+    assert len(images.test) == 6
+
+
 def test_class_folders_alone_are_divided(tmp_path: Path) -> None:
     plant(tmp_path, "a", "b", count=5)
     with pytest.raises(
@@ -373,6 +381,12 @@ def test_classes_that_differ_are_named(tmp_path: Path) -> None:
         DataError,
         match=r"val has other classes than .*train: it lacks 'dog' and has besides 'cow'; the class folders of both must be the same",
     ):
+        load_images(str(tmp_path))
+
+
+def test_a_tree_without_train_is_refused(tmp_path: Path) -> None:
+    plant(tmp_path, "val/cat", "val/dog")
+    with pytest.raises(DataError, match=r"has val/ and no train/; add it"):
         load_images(str(tmp_path))
 
 

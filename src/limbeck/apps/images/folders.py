@@ -42,20 +42,31 @@ class _Listing:
 def tree(root: Path, shape: Shape) -> Source:
     """A folder tree as a data set: ``train`` with ``val``, ``valid`` or ``validation``, and perhaps ``test``; or class folders alone.
 
-    Without a folder ``test`` the one for validation stands for it. Images reach the model in ``shape``.
+    Without a folder ``test``, or where it has no class folders and thus no labels, as that of ImageNet, the one for validation stands for it.
+    Images reach the model in ``shape``.
 
-    Raises ``DataError`` when there are no images, when a class has none, and when the folders do not hold the same classes.
+    Raises ``DataError`` when there are no images, when a class has none, when the folders do not hold the same classes or cannot be read.
     """
-    train = _child(root, TRAIN)
-    listings = [_listing(train or root)]
-    others = {names: _child(root, names) for names in (VALID, TEST)} if train else {}
-    listings += [_listing(folder) for folder in others.values() if folder]
-    for other in listings[1:]:
-        _check_same(listings[0], other)
-    parts = {listing.root: _part(listing, shape) for listing in listings}
-    valid, test = (parts[folder] if (folder := others.get(names)) else None for names in (VALID, TEST))
+    try:
+        found = {split: _listing(folder) for split, folder in _folders(root).items()}
+    except OSError as error:
+        raise DataError(f"{error.filename} cannot be read: {error.strerror}") from error
+    for other in found.values():
+        _check_same(found["train"], other)
+    parts = {split: _part(listing, shape) for split, listing in found.items()}
+    valid = parts.get("valid")
     statistics = GREY_STATISTICS if shape[0] == 1 else STATISTICS
-    return Source(parts[listings[0].root], valid, test or valid, listings[0].classes, statistics, partial(_digest, listings))
+    digest = partial(_digest, tuple(found.values()))
+    return Source(parts["train"], valid, parts.get("test", valid), found["train"].classes, statistics, digest)
+
+
+def _folders(root: Path) -> dict[str, Path]:
+    """The folders of ``train``, ``valid`` and ``test`` that are there and have class folders; the root itself where it has none of them."""
+    found = {split: _child(root, names) for split, names in (("train", TRAIN), ("valid", VALID), ("test", TEST))}
+    there = {split: folder for split, folder in found.items() if folder and (split != "test" or _subfolders(folder))}
+    if there and "train" not in there:
+        raise DataError(f"{root} has {' and '.join(f'{folder.name}/' for folder in there.values())} and no train/; add it")
+    return there or {"train": root}
 
 
 def _child(root: Path, names: Sequence[str]) -> Path | None:
@@ -63,7 +74,7 @@ def _child(root: Path, names: Sequence[str]) -> Path | None:
 
 
 def _listing(root: Path) -> _Listing:
-    classes = tuple(sorted(entry.name for entry in os.scandir(root) if entry.is_dir() and not entry.name.startswith(".")))
+    classes = _subfolders(root)
     found = [sorted(_images(root, name)) for name in classes]
     empty = [name for name, files in zip(classes, found, strict=True) if not files]
     if len(empty) == len(classes):
@@ -75,6 +86,10 @@ def _listing(root: Path) -> _Listing:
         raise DataError(f"{root} has classes without an image: {_some(empty)}; remove their folders or fill them")
     labels = tuple(number for number, files in enumerate(found) for _ in files)
     return _Listing(root, classes, tuple(name for files in found for name in files), labels)
+
+
+def _subfolders(root: Path) -> tuple[str, ...]:
+    return tuple(sorted(entry.name for entry in os.scandir(root) if entry.is_dir() and not entry.name.startswith(".")))
 
 
 def _images(root: Path, below: str) -> Iterator[str]:

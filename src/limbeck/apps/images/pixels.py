@@ -63,7 +63,7 @@ class Memory:
 
 
 def shifted(images: Tensor, chance: Tensor, mirror: bool) -> Tensor:
-    """Images moved by up to an eighth of their height up, down and sideways, black where nothing was, and every other one mirrored.
+    """Images moved by up to an eighth of their height up, down and sideways, black where nothing was, and half of them mirrored.
 
     The usual augmentation of CIFAR (He et al. 2015, 4.2): zero padding by 4, a random crop of 32x32, a horizontal flip.
     ``images`` and the result are ``[images, channels, height, width]``; of ``chance`` ``[images, 3 or more]`` the last three columns are used.
@@ -132,6 +132,7 @@ def load_file(
     try:
         with pil.open(path) as image:
             if chance is None:
+                image.draft(mode, tuple(2 * side for side in with_margin(size, margin)))  # beyond twice the size no difference is seen
                 return middle(image.convert(mode), size, margin)
             full = image.size
             box = crop_box(full[0], full[1], chance)
@@ -168,6 +169,16 @@ def crop_box(width: int, height: int, chance: Sequence[float]) -> Box:
     return left, top, left + wide, top + high_
 
 
+def with_margin(size: tuple[int, int], margin: tuple[int, int]) -> tuple[int, int]:
+    """Width and height that a picture must have before its margin is cut off.
+
+    >>> with_margin((224, 224), EVALUATION_MARGIN)
+    (256, 256)
+    """
+    wide, high = (-(-side * margin[0] // margin[1]) for side in size)
+    return wide, high
+
+
 def middle(image: Any, size: tuple[int, int], margin: tuple[int, int] = EVALUATION_MARGIN) -> Any:
     """The middle of a ``PIL.Image``: resized so that what is cut off is the margin, ``(256, 224)`` for the usual evaluation, then cropped.
 
@@ -176,7 +187,7 @@ def middle(image: Any, size: tuple[int, int], margin: tuple[int, int] = EVALUATI
     (224, 224)
     """
     width, height = image.size
-    wide, high = (-(-side * margin[0] // margin[1]) for side in size)
+    wide, high = with_margin(size, margin)
     whole = (wide, max(high, wide * height // width)) if width * high <= height * wide else (max(wide, high * width // height), high)
     resized = image.resize(whole, require("PIL.Image", "all").Resampling.BILINEAR)
     left, top = round((whole[0] - size[0]) / 2), round((whole[1] - size[1]) / 2)

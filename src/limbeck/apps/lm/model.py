@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import overload
+
 from torch import Tensor, nn
 
 from limbeck.apps.lm.loss import Scratch, linear_cross_entropy
@@ -46,15 +48,26 @@ class RNNModel(nn.Module):
         nn.init.zeros_(self.decoder.bias)
         nn.init.uniform_(self.decoder.weight, -0.1, 0.1)
 
-    def features(self, words: Tensor, hidden: Hidden) -> tuple[Tensor, Hidden]:
-        """Words ``[time, batch]`` to the softmax layer's input ``[time, batch, nhid]``, and the next hidden state."""
+    def features(self, words: Tensor, hidden: Hidden | None) -> tuple[Tensor, Hidden]:
+        """Words ``[time, batch]`` to the softmax layer's input ``[time, batch, nhid]``, and the next hidden state; None begins at zero."""
         output, hidden = self.rnn(self.drop(self.encoder(words)), hidden)
         return self.drop(output), hidden
 
-    def forward(self, words: Tensor, hidden: Hidden) -> tuple[Tensor, Hidden]:
-        """Words ``[time, batch]`` to logits ``[time, batch, vocabulary]``, and the next hidden state."""
-        output, hidden = self.features(words, hidden)
-        return self.decoder(output), hidden
+    @overload
+    def forward(self, words: Tensor, hidden: Hidden) -> tuple[Tensor, Hidden]: ...
+
+    @overload
+    def forward(self, words: Tensor, hidden: None = None) -> Tensor: ...
+
+    def forward(self, words: Tensor, hidden: Hidden | None = None) -> tuple[Tensor, Hidden] | Tensor:
+        """Words ``[time, batch]`` to logits ``[time, batch, vocabulary]``, and the next hidden state.
+
+        Without a hidden state one of zeros is begun with, and the next is not given: so no width is fixed by what comes in or goes out, and
+        ``limbeck.thinning.thin(model, (words,))`` may take hidden units out.
+        """
+        output, following = self.features(words, hidden)
+        logits = self.decoder(output)
+        return logits if hidden is None else (logits, following)
 
     def loss(self, words: Tensor, target: Tensor, hidden: Hidden) -> tuple[Tensor, Hidden]:
         """Mean cross entropy (nats a word) of ``target`` ``[time * batch]``, and the next hidden state; the logits are not kept."""

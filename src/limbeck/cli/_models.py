@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import functools
-import sys
 from collections.abc import Callable, Sequence
-from importlib import import_module
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -14,6 +11,7 @@ from torch import nn
 
 from limbeck.apps.images.models import MODELS, input_shape
 from limbeck.apps.lm.model import CELLS, RNNModel
+from limbeck.apps.modules import imported
 from limbeck.config.load import scalar
 from limbeck.config.signature import signature
 from limbeck.errors import LimbeckError, did_you_mean
@@ -94,12 +92,6 @@ def parse_shape(text: str) -> tuple[int, ...]:
     return tuple(map(int, sizes))
 
 
-def search_current_folder() -> None:
-    """Let code that the user names be imported from the current folder too, after all else."""
-    if (folder := str(Path.cwd())) not in sys.path:
-        sys.path.append(folder)
-
-
 def parse_arguments(arguments: Sequence[str]) -> dict[str, object]:
     """``k=v`` options as values.
 
@@ -119,21 +111,11 @@ def parse_arguments(arguments: Sequence[str]) -> dict[str, object]:
 
 def _imported(spec: str) -> Callable[..., nn.Module]:
     """The function that ``package.module:function`` names."""
-    module, colon, function = spec.partition(":")
+    module, colon, _ = spec.partition(":")
     if not colon or module in {name.partition(":")[0] for name in APPLICATIONS}:
         own = [name for name in APPLICATIONS if name.startswith(f"{module}:")] if colon else []
         known = ", ".join(own or [name for name in APPLICATIONS if name.startswith("lm:")])
         kinds = known if own else f"{known}, an image model as in images:resnet50"
         remedy = did_you_mean(spec, APPLICATIONS) or f"; give one of {kinds}, or package.module:function"
         raise LimbeckError(f"no model is named '{spec}'{remedy}")
-    search_current_folder()
-    try:
-        home = import_module(module)
-    except Exception as error:  # a module of the user's may raise anything
-        what = str(error) if isinstance(error, ImportError) else f"importing {module} raised {type(error).__name__}: {error}"
-        raise LimbeckError(f"--model {spec}: {what}") from error
-    found: Callable[..., nn.Module] | None = getattr(home, function, None)
-    if not callable(found):
-        missing = f"has no function '{function}'{did_you_mean(function, vars(home))}"
-        raise LimbeckError(f"--model {spec}: the module {module} {missing if found is None else f'has {function!r}, which is no function'}")
-    return found
+    return imported(spec)

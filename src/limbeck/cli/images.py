@@ -10,7 +10,28 @@ from typing import Annotated
 import typer
 
 from limbeck.cli._compare import Out, Runs, show_comparison
-from limbeck.cli._options import given_options
+from limbeck.cli._options import Json, given_options
+from limbeck.cli._train import (
+    SUMMARIES,
+    Amp,
+    Compress,
+    Cuda,
+    Device,
+    Epochs,
+    LogGradients,
+    LogInterval,
+    PlanOnly,
+    RecordJson,
+    Resume,
+    Save,
+    SaveEvery,
+    Seed,
+    Summary,
+    SummaryFile,
+    Trained,
+    check_together,
+    summary_name,
+)
 from limbeck.cli.images_sensitivity import EXAMPLE as SENSITIVITY_EXAMPLE
 from limbeck.cli.images_sensitivity import Split, sensitivity
 from limbeck.cli.plan import show_plan
@@ -28,7 +49,7 @@ def train(
     context: typer.Context,
     data: Annotated[str, Choice(help="'digits', which is embedded; 'cifar-10'; 'mnist'; or a folder of images.")] = "digits",
     model: Annotated[str, Choice(metavar="NAME", help="Short name of a model, or package.module:function.")] = "resnet20_cifar",
-    epochs: Annotated[int, Choice(min=1, help="Epochs to train.")] = 30,
+    epochs: Epochs = 30,
     batch_size: Annotated[int, Choice("--batch-size", "-b", min=1, help="Images a step.")] = 128,
     lr: Annotated[float, Choice("--lr", min=0, help="Highest learning rate of the cycle, or the first one of the schedule's own.")] = 0.2,
     momentum: Annotated[float, Choice(min=0, help="Nesterov momentum of SGD.")] = 0.9,
@@ -37,42 +58,36 @@ def train(
     validation_split: Annotated[
         float, Choice("--validation-split", "--vs", min=0, max=0.99, help="Part of the training images held out to choose the best model.")
     ] = 0.0,
-    compress: Annotated[Path | None, Choice(help="Schedule file: what to prune and when.")] = None,
+    compress: Compress = None,
     weights: Annotated[
         Path | None,
         Choice(
             "--weights", "--exp-load-weights-from", help="Begin with these weights: a run, a checkpoint, *.safetensors or a plain *.pth."
         ),
     ] = None,
-    save: Annotated[Path | None, Choice(help="Run folder: last/, best/, logs. Default: runs/images-DATE-TIME.")] = None,
-    save_every: Annotated[int, Choice("--save-every", min=0, help="Checkpoint every N steps as well; 0: after each epoch.")] = 0,
-    resume: Annotated[
-        Path | None,
-        Choice("--resume", "--resume-from", help="Go on with a run folder or checkpoint; options not given are those of the run."),
-    ] = None,
-    seed: Annotated[int, Choice(help="Random seed.")] = 1111,
-    amp: Annotated[bool, Choice("--amp", help="bfloat16 autocast.")] = False,
+    save: Save = None,
+    save_every: SaveEvery = 0,
+    resume: Resume = None,
+    seed: Seed = 1111,
+    amp: Amp = False,
     compile_: Annotated[bool, Choice("--compile", help="Compile the model with torch.compile.")] = False,
     channels_last: Annotated[bool, Choice("--channels-last", help="Keep channels innermost in memory.")] = False,
-    cuda: Annotated[bool, Choice("--cuda", help="Use CUDA.")] = False,
-    device: Annotated[str | None, Choice(help="A torch device, 'cuda:1' for one; overrides --cuda.")] = None,
-    log_interval: Annotated[int, Choice("--log-interval", min=1, help="Steps between report lines.")] = 100,
-    log_gradients: Annotated[bool, Choice("--log-gradients", help="Record gradients in TensorBoard.")] = False,
-    summary: Annotated[
-        str | None,
-        Choice("--summary", metavar="sparsity|model|modules|percentile|compute|png", help="Print or draw a summary of the model and exit."),
-    ] = None,
-    plan: Annotated[bool, Choice("--plan", help="Print what the schedule will do in this very run, and exit.")] = False,
-    as_json: Annotated[bool, Choice("--json", help="Print --summary, --plan or the run's record as JSON.")] = False,
+    cuda: Cuda = False,
+    device: Device = None,
+    log_interval: LogInterval = 100,
+    log_gradients: LogGradients = False,
+    summary: Summary = None,
+    out: SummaryFile = None,
+    plan: PlanOnly = False,
+    as_json: RecordJson = False,
 ) -> None:
     """Train an image classifier, pruned and thinned on a schedule if --compress names one; keep the best and test it."""
-    if plan and compress is None and resume is None:
-        raise typer.BadParameter("--plan shows what a schedule will do: name one with --compress FILE", param_hint="--plan")
+    check_together(plan, compress, resume, out, summary)
     from limbeck.apps.images import app as images
     from limbeck.apps.images.options import TrainOptions
 
     options = TrainOptions(
-        data=data, model=model, epochs=epochs, batch_size=batch_size, lr=lr, momentum=momentum, weight_decay=weight_decay,
+        data=data, model=model.removeprefix("images:"), epochs=epochs, batch_size=batch_size, lr=lr, momentum=momentum, weight_decay=weight_decay,
         label_smoothing=label_smoothing, validation_split=validation_split, seed=seed, cuda=cuda, device=device, amp=amp,
         compile=compile_, channels_last=channels_last, compress=None if compress is None else str(compress),
         weights=None if weights is None else str(weights), log_interval=log_interval, log_gradients=log_gradients,
@@ -80,7 +95,7 @@ def train(
     )  # fmt: skip
     given = given_options(context)
     if summary is not None:
-        images.summarise(options, summary, resume, None, as_json)
+        images.summarise(options, summary, resume, out, as_json)
     elif plan:
         show_plan(images.plan_of_run(options, given, resume), as_json)
     else:
@@ -89,13 +104,13 @@ def train(
 
 @app.command(epilog="Example: limbeck images evaluate runs/resnet20 --latency")
 def evaluate(
-    checkpoint: Annotated[Path, typer.Argument(help="A run folder (its best model) or a checkpoint.")],
+    checkpoint: Trained,
     data: Annotated[str | None, Choice(help="Images; default: those that the run was trained on.")] = None,
     split: Annotated[Split, Choice(help="Which images.")] = Split.test,
     latency: Annotated[bool, Choice("--latency", help="Measure the time of a batch of 1 and of 64 images on this machine.")] = False,
-    cuda: Annotated[bool, Choice("--cuda", help="Use CUDA.")] = False,
-    device: Annotated[str | None, Choice(help="A torch device; overrides --cuda.")] = None,
-    as_json: Annotated[bool, Choice("--json", help="Print JSON.")] = False,
+    cuda: Cuda = False,
+    device: Device = None,
+    as_json: Json = False,
 ) -> None:
     """Top-1, top-5 and loss of a trained classifier; its weights, MACs and file size."""
     from limbeck.apps.images.app import run_evaluation
@@ -106,23 +121,21 @@ def evaluate(
 
 @app.command(epilog="Example: limbeck images summary compute --model resnet20_cifar")
 def summary(
-    name: Annotated[str, typer.Argument(metavar="sparsity|model|modules|percentile|compute|png|png_w_params", help="Which summary.")],
+    name: Annotated[str, typer.Argument(metavar=SUMMARIES, callback=summary_name, help="Which summary.")],
     run: Annotated[Path | None, typer.Argument(metavar="[RUN]", help="A run folder (its best model) or a checkpoint.")] = None,
     model: Annotated[
         str, Choice(metavar="NAME", help="Without RUN: a fresh model by its short name, or package.module:function.")
     ] = "resnet20_cifar",
     data: Annotated[str, Choice(help="Without RUN: images, for the number of their classes and their shape.")] = "digits",
     weights: Annotated[Path | None, Choice("--weights", help="Without RUN: weights to load.")] = None,
-    out: Annotated[
-        Path | None, Choice("--out", metavar="FILE", help="Write it: .csv, .json, .md, .txt; a drawing .png, .svg, .pdf, .dot.")
-    ] = None,
-    as_json: Annotated[bool, Choice("--json", help="Print JSON.")] = False,
+    out: SummaryFile = None,
+    as_json: Json = False,
 ) -> None:
     """Print or draw a summary of a classifier: its sparsity, its modules, its MACs layer by layer, its graph."""
     from limbeck.apps.images.app import summarise
     from limbeck.apps.images.options import TrainOptions
 
-    options = TrainOptions(data=data, model=model, weights=None if weights is None else str(weights))
+    options = TrainOptions(data=data, model=model.removeprefix("images:"), weights=None if weights is None else str(weights))
     summarise(options, name, run, out, as_json)
 
 
@@ -134,9 +147,9 @@ def compare(
     runs: Runs,
     out: Out = Path("comparison"),
     latency: Annotated[bool, Choice("--latency/--no-latency", help="Measure the time of a batch of 1 and of 64 images.")] = True,
-    cuda: Annotated[bool, Choice("--cuda", help="Use CUDA.")] = False,
-    device: Annotated[str | None, Choice(help="A torch device; overrides --cuda.")] = None,
-    as_json: Annotated[bool, Choice("--json", help="Print JSON.")] = False,
+    cuda: Cuda = False,
+    device: Device = None,
+    as_json: Json = False,
 ) -> None:
     """Compare runs with their dense twin: a table of accuracy, MACs, measured time and file size, and figures."""
     from limbeck.apps.images import compare as comparison

@@ -4,19 +4,36 @@ from __future__ import annotations
 
 import shlex
 import sys
-from collections.abc import Iterable
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from limbeck.cli._options import given_options
+from limbeck.cli._options import Json, given_options
+from limbeck.cli._train import (
+    Amp,
+    Compress,
+    Cuda,
+    Device,
+    Epochs,
+    LogGradients,
+    LogInterval,
+    PlanOnly,
+    RecordJson,
+    Resume,
+    Save,
+    SaveEvery,
+    Seed,
+    Summary,
+    SummaryFile,
+    Trained,
+    check_together,
+    one_of,
+)
 from limbeck.cli.lm_compare import compare
 from limbeck.cli.plan import show_plan
-from limbeck.errors import did_you_mean
 
 Choice = typer.Option
-SUMMARIES = "sparsity|model|modules|percentile|compute|png|png_w_params"
 app = typer.Typer(
     help="Word language model: train, prune on a schedule, evaluate, generate, compare.",
     epilog="Example: limbeck lm train --tied --epochs 6 --compress schedules/lm/small_80.yaml --plan",
@@ -24,33 +41,14 @@ app = typer.Typer(
 )
 
 
-def _summary(name: str | None) -> str | None:
-    from limbeck.summaries import NAMES
-
-    return name if name is None else _one_of(NAMES, "summary", name)
-
-
 def _cell(name: str) -> str:
     from limbeck.apps.lm.model import CELLS
 
-    return _one_of(CELLS, "recurrent cell", name)
+    return one_of(CELLS, "recurrent cell", name)
 
 
 def _split(name: str) -> str:
-    return _one_of(("valid", "test"), "split", name)
-
-
-def _one_of(choices: Iterable[str], kind: str, name: str) -> str:
-    """The name, if it is one of the choices; else wrong usage, status 2."""
-    if name not in choices:
-        raise typer.BadParameter(f"no {kind} named '{name}'{did_you_mean(name, choices)}; choose one of {', '.join(choices)}")
-    return name
-
-
-Summary = Annotated[
-    str | None,
-    Choice("--summary", callback=_summary, metavar=SUMMARIES, help="Print or draw a summary of the model and exit."),
-]
+    return one_of(("valid", "test"), "split", name)
 
 
 @app.command(epilog="Example: limbeck lm train --tied --epochs 6 --emsize 64 --nhid 64 --save runs/small")
@@ -65,7 +63,7 @@ def train(
     nlayers: Annotated[int, Choice(min=1, help="Number of layers.")] = 2,
     lr: Annotated[float, Choice(min=0, help="Initial learning rate.")] = 20.0,
     clip: Annotated[float, Choice(min=0, help="Gradient norm to clip at.")] = 0.25,
-    epochs: Annotated[int, Choice(min=1, help="Epochs to train.")] = 40,
+    epochs: Epochs = 40,
     batch_size: Annotated[int, Choice("--batch-size", "--batch_size", min=1, help="Batch size.")] = 20,
     bptt: Annotated[int, Choice(min=1, help="Sequence length of truncated backpropagation.")] = 35,
     dropout: Annotated[float, Choice(min=0, max=1, help="Dropout on embeddings, between layers and on the output.")] = 0.2,
@@ -82,31 +80,26 @@ def train(
         ),
     ] = 2 / 3,
     tied: Annotated[bool, Choice("--tied", help="Tie the word embedding and the softmax weights.")] = False,
-    seed: Annotated[int, Choice(help="Random seed.")] = 1111,
-    cuda: Annotated[bool, Choice("--cuda", help="Use CUDA.")] = False,
-    device: Annotated[str | None, Choice(help="A torch device, 'cuda:1' for one; overrides --cuda.")] = None,
+    seed: Seed = 1111,
+    cuda: Cuda = False,
+    device: Device = None,
     momentum: Annotated[float, Choice(min=0, help="Momentum of SGD.")] = 0.0,
     weight_decay: Annotated[float, Choice("--weight-decay", "--wd", min=0, help="Weight decay of SGD.")] = 0.0,
-    amp: Annotated[bool, Choice("--amp", help="bfloat16 autocast.")] = False,
+    amp: Amp = False,
     compile_: Annotated[bool, Choice("--compile", help="Compile the model's loss with torch.compile.")] = False,
-    compress: Annotated[Path | None, Choice(help="Schedule file: what to prune and when.")] = None,
-    log_interval: Annotated[int, Choice("--log-interval", min=1, help="Steps between report lines.")] = 200,
-    log_gradients: Annotated[bool, Choice("--log-gradients", help="Record gradients in TensorBoard.")] = False,
-    save: Annotated[Path | None, Choice(help="Run folder: last/, best/, logs. Default: runs/lm-DATE-TIME.")] = None,
-    save_every: Annotated[int, Choice("--save-every", min=0, help="Checkpoint every N steps as well; 0: after each epoch.")] = 0,
-    resume: Annotated[Path | None, Choice(help="Go on with a run folder or checkpoint; options not given are those of the run.")] = None,
+    compress: Compress = None,
+    log_interval: LogInterval = 200,
+    log_gradients: LogGradients = False,
+    save: Save = None,
+    save_every: SaveEvery = 0,
+    resume: Resume = None,
     summary: Summary = None,
-    out: Annotated[
-        Path | None, Choice("--out", help="File for the summary: .csv, .json, .md, .txt; a drawing .png, .svg, .pdf, .dot.")
-    ] = None,
-    plan: Annotated[bool, Choice("--plan", help="Print what the schedule will do in this very run, and exit.")] = False,
-    as_json: Annotated[bool, Choice("--json", help="Print --summary, --plan or the run's record as JSON.")] = False,
+    out: SummaryFile = None,
+    plan: PlanOnly = False,
+    as_json: RecordJson = False,
 ) -> None:
     """Train an RNN language model, pruned on a schedule if --compress names one; keep the best by validation and test it."""
-    if plan and compress is None and resume is None:
-        raise typer.BadParameter("--plan shows what a schedule will do: name one with --compress FILE", param_hint="--plan")
-    if out is not None and summary is None:
-        raise typer.BadParameter("is the file of a summary: name one with --summary", param_hint="--out")
+    check_together(plan, compress, resume, out, summary)
     from limbeck.apps.lm import app as lm
     from limbeck.apps.lm.options import TrainOptions
 
@@ -128,12 +121,12 @@ def train(
 
 @app.command(epilog="Example: limbeck lm evaluate runs/small")
 def evaluate(
-    checkpoint: Annotated[Path, typer.Argument(help="A run folder (its best model) or a checkpoint.")],
+    checkpoint: Trained,
     data: Annotated[str | None, Choice(help="Corpus; default: the one that the run was trained on.")] = None,
     split: Annotated[str, Choice(metavar="valid|test", callback=_split, help="Which part of the corpus.")] = "test",
-    cuda: Annotated[bool, Choice("--cuda", help="Use CUDA.")] = False,
-    device: Annotated[str | None, Choice(help="A torch device; overrides --cuda.")] = None,
-    as_json: Annotated[bool, Choice("--json", help="Print JSON.")] = False,
+    cuda: Cuda = False,
+    device: Device = None,
+    as_json: Json = False,
 ) -> None:
     """Perplexity of a trained model on the test set."""
     from limbeck.apps.lm.app import run_evaluation
@@ -149,9 +142,9 @@ def generate(
     data: Annotated[str | None, Choice(help="Not needed: the vocabulary comes with the checkpoint. Kept for old command lines.")] = None,
     outf: Annotated[Path, Choice(help="Output file for the generated text.")] = Path("generated.txt"),
     words: Annotated[int, Choice(min=1, help="Number of words to generate.")] = 1000,
-    seed: Annotated[int, Choice(help="Random seed.")] = 1111,
-    cuda: Annotated[bool, Choice("--cuda", help="Use CUDA.")] = False,
-    device: Annotated[str | None, Choice(help="A torch device; overrides --cuda.")] = None,
+    seed: Seed = 1111,
+    cuda: Cuda = False,
+    device: Device = None,
     temperature: Annotated[float, Choice(min=1e-3, help="Temperature: higher is more diverse.")] = 1.0,
     log_interval: Annotated[int, Choice("--log-interval", min=1, help="Words between report lines.")] = 100,
 ) -> None:

@@ -48,7 +48,8 @@ def plan(
     as_json: Json = False,
 ) -> None:
     """Print every parameter's sparsity at every firing of a schedule FILE, and the non-zeros in the end; '?' depends on data."""
-    from limbeck.cli._models import example_inputs, parse_shape, resolve_model, search_current_folder
+    from limbeck.apps.modules import search_current_folder
+    from limbeck.cli._models import example_inputs, parse_shape, resolve_model
     from limbeck.config import plan as make_plan
     from limbeck.config import rehearse as make_rehearsal
 

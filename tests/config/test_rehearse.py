@@ -115,3 +115,31 @@ def test_a_model_without_numbers_is_refused() -> None:
         model = Net()
     with pytest.raises(LimbeckError, match="meta"):
         rehearse(schedule(HALF, "{pruner: {instance_name: half}, epochs: [0]}"), model, INPUTS)
+
+
+class Sum(nn.Module):
+    """Two convolutions of one input, whose outputs are added and read by a third; the first has its smallest filters at 0 and 1, the second at 1 and 2."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.one, self.other = (nn.Conv2d(3, 4, 1, bias=False) for _ in range(2))
+        self.last = nn.Conv2d(4, 2, 1)
+        with torch.no_grad():
+            for conv, small in ((self.one, (0, 1)), (self.other, (1, 2))):
+                conv.weight.fill_(1.0)
+                conv.weight[list(small)] = 0.1
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Images to maps."""
+        found: torch.Tensor = self.last((self.one(x) + self.other(x)).relu())
+        return found
+
+
+@pytest.mark.parametrize(("more", "left"), [("", 3), (", coupling: joint", 2), (", group_dependency: Leader", 2)])
+def test_masks_that_disagree_where_outputs_are_added_are_told_of(more: str, left: int) -> None:
+    pruners = f"half: {{class: L1RankedStructureParameterPruner, desired_sparsity: 0.5, group_type: Filters, weights: [one.weight, other.weight]{more}}}"
+    both = "{pruner: {instance_name: half}, epochs: [0]}, {extension: {instance_name: thinner}, epochs: [1]}"
+    found = rehearse(schedule(pruners, both), Sum(), INPUTS)
+    assert found.rows[0].thinned == (left, 3, 1, 1)
+    assert bool(found.notes) == (left == 3)
+    assert left == 2 or "other.weight" in " ".join(found.notes)

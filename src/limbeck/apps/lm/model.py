@@ -80,6 +80,11 @@ class RNNModel(nn.Module):
         zeros = weight.new_zeros(self.rnn.num_layers, batch, self.rnn.hidden_size)
         return (zeros, zeros.clone()) if isinstance(self.rnn, nn.LSTM) else zeros
 
+    def fitting(self, hidden: Hidden) -> Hidden:
+        """The state, or a zero one where a thinning has changed the width of the layers since."""
+        first = hidden if isinstance(hidden, Tensor) else hidden[0]
+        return hidden if first.shape[-1] == self.rnn.hidden_size else self.initial_hidden(first.shape[1])
+
 
 def detach(hidden: Hidden) -> Hidden:
     """The same state, cut from the graph that made it: truncated backpropagation through time."""

@@ -61,7 +61,7 @@ class Session:
             "optimizer": self.optimizer.state_dict(),
             "rng": rng_state(),
             "hidden": self.hidden,
-            "best": {"loss": self.best.measure, "epoch": self.best.epoch, "kept": self.best.kept},
+            "best": {"loss": self.best.measure, "epoch": self.best.epoch, "kept": self.best.kept, "thinned": self.best.thinned},
             "seconds": self.seconds,
             "running": self.running.flat,
         }
@@ -92,7 +92,7 @@ def resume(checkpoint: Checkpoint, options: TrainOptions, schedule: Path | None)
     session.scheduler.load_state_dict(saved["scheduler"])
     session.optimizer.load_state_dict(saved["optimizer"])
     session.hidden = _to(saved["hidden"], session.device)
-    session.best = Best(*(saved["best"][key] for key in ("loss", "epoch", "kept")))
+    session.best = Best(saved["best"]["loss"], saved["best"]["epoch"], saved["best"]["kept"], saved["best"].get("thinned", 0))
     session.seconds, session.running = saved["seconds"], Running.of(saved["running"])
     set_rng_state(saved["rng"])
     return session
@@ -114,9 +114,13 @@ def _assemble(options: TrainOptions, corpus: Corpus, schedule: Path | None) -> S
     optimizer = torch.optim.SGD(model.parameters(), lr=options.lr, momentum=options.momentum, weight_decay=options.weight_decay)
     train = Batches(batchify(corpus.train, options.batch_size).to(device), options.bptt)
     valid, test = (Batches(batchify(split, EVALUATION_BATCH).to(device), options.bptt) for split in (corpus.valid, corpus.test))
+    inputs = (torch.zeros(2, 1, dtype=torch.long, device=device),)  # two words, and no state: a state would fix the width
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ScheduleWarning)  # the plan's warnings, which are noted below, hold them too
-        scheduler = Scheduler(model, optimizer=optimizer) if schedule is None else load_schedule(schedule, model, optimizer)
+        if schedule is None:
+            scheduler = Scheduler(model, optimizer=optimizer, example_inputs=inputs)
+        else:
+            scheduler = load_schedule(schedule, model, optimizer, example_inputs=inputs)
     notes = [] if warning is None else [warning]
     amp, precision = choose_precision(device, options.amp)
     notes += precision

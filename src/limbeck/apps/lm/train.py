@@ -8,10 +8,9 @@ from typing import Any
 
 import torch
 
-from limbeck.apps.checkpoint import load_checkpoint
 from limbeck.apps.lm.data import Batches
 from limbeck.apps.lm.model import RNNModel, detach
-from limbeck.apps.lm.session import Session, loss_function
+from limbeck.apps.lm.session import Session, load_trained, loss_function
 from limbeck.apps.lm.track import REPORTS, measures
 from limbeck.apps.log import RunLog
 from limbeck.apps.loop import Interrupt
@@ -54,7 +53,7 @@ def train(session: Session, folder: Path, log: RunLog, progress: Progress) -> di
                 if tracker.stopped:
                     break
                 with autocast(session.device, session.amp):
-                    loss, hidden = loss_of(words, target, hidden)
+                    loss, hidden = loss_of(words, target, model.fitting(hidden))
                 total = scheduler.loss(loss)
                 optimizer.zero_grad()
                 total.backward()  # type: ignore[no-untyped-call]  # torch does not annotate it
@@ -77,8 +76,9 @@ def train(session: Session, folder: Path, log: RunLog, progress: Progress) -> di
 
 def _test_best(session: Session, folder: Path, tracker: Tracker[Session], finished: bool) -> dict[str, Any]:
     """Test the best model by validation; before the first validation there is only the ``last``, without masks of the step that was not taken."""
+    model = session.model
     if session.best.epoch >= 0 or tracker.stopped:
-        load_checkpoint(folder / ("best" if session.best.epoch >= 0 else "last")).restore_model(session.model)
+        model, *_ = load_trained(folder / ("best" if session.best.epoch >= 0 else "last"), session.device)
     tracker.progress.begin("test", total=len(session.test), done=0)
-    test_loss = evaluate(session.model, session.test, session.amp, tracker.progress)
-    return tracker.finish(session.model, measures(test_loss), finished)
+    test_loss = evaluate(model, session.test, session.amp, tracker.progress)
+    return tracker.finish(model, measures(test_loss), finished)

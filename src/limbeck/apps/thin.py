@@ -1,0 +1,119 @@
+"""A run that is thinned after its training: everything in its checkpoint follows, so that it can be evaluated and trained on."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any, Protocol
+
+from torch import nn
+
+from limbeck.apps.checkpoint import Checkpoint, is_checkpoint, load_checkpoint
+from limbeck.apps.images.options import TrainOptions as ImageOptions
+from limbeck.apps.images.session import APPLICATION as IMAGES
+from limbeck.apps.images.session import resume as resume_images
+from limbeck.apps.lm.options import TrainOptions as WordOptions
+from limbeck.apps.lm.session import APPLICATION as WORDS
+from limbeck.apps.lm.session import resume as resume_words
+from limbeck.apps.run import find_checkpoint
+from limbeck.errors import CheckpointError
+from limbeck.names import named_parameters
+from limbeck.scheduler import Scheduler
+from limbeck.summaries.compute import compute
+from limbeck.thinning import save_thinned, thin_now
+
+
+class Session(Protocol):
+    """What this asks of an application's session."""
+
+    scheduler: Scheduler
+    options: Any
+
+    @property
+    def model(self) -> nn.Module:
+        """The network."""
+
+    def save(self, directory: Path) -> None:
+        """Write a checkpoint."""
+
+
+Resume = Callable[[Checkpoint, Mapping[str, Any], Path | None], Session]
+
+
+def _words(checkpoint: Checkpoint, changes: Mapping[str, Any], schedule: Path | None) -> Session:
+    return resume_words(checkpoint, replace(WordOptions.of(checkpoint.state["options"]), **changes), schedule)
+
+
+def _images(checkpoint: Checkpoint, changes: Mapping[str, Any], schedule: Path | None) -> Session:
+    return resume_images(checkpoint, replace(ImageOptions.of(checkpoint.state["options"]), **changes), schedule)
+
+
+RESUME: Mapping[str, Resume] = {WORDS: _words, IMAGES: _images}
+"""How each application takes a run up again."""
+
+
+@dataclass(frozen=True)
+class Cost:
+    """The elements of the parameters of two dimensions or more, and the MACs of one forward pass; None where an operation is not known."""
+
+    weights: int
+    macs: int | None
+
+
+@dataclass(frozen=True)
+class Thinned:
+    """What went: the shapes before and after of each tensor that was cut, what the model costs, and what is zero and yet stays."""
+
+    checkpoint: str
+    out: str
+    shapes: Mapping[str, tuple[tuple[int, ...], tuple[int, ...]]]
+    before: Cost
+    after: Cost
+    left: tuple[str, ...]
+
+    def to_json(self) -> dict[str, Any]:
+        """As plain data."""
+        return asdict(self)
+
+
+def thin_run(path: Path, out: Path, data: str | None = None) -> Thinned:
+    """Take the units that are zero out of a run's model, and write it: a checkpoint, or, for a name that ends in ``.safetensors``, the model alone.
+
+    ``path`` is a run folder (its best model) or a checkpoint; ``data`` is where its data lie now, if elsewhere. Raises ``CheckpointError``
+    for what is no run's checkpoint, and where ``out`` is taken.
+    """
+    checkpoint = load_checkpoint(find_checkpoint(path, "best"))
+    application = str(checkpoint.state.get("application")) if isinstance(checkpoint.state, Mapping) else ""
+    if application not in RESUME:
+        raise CheckpointError(
+            f"{path} is no checkpoint of {' or '.join(f'limbeck {name} train' for name in RESUME)}; in Python limbeck.thinning.thin takes any model"
+        )
+    if out.exists() and not (out.is_file() and out.suffix == ".safetensors"):
+        what = "holds a checkpoint already" if is_checkpoint(out) else "is there already"
+        raise CheckpointError(f"{out} {what}; write to another place")
+    changes = {"cuda": False, "device": None, **({} if data is None else {"data": data})}
+    schedule = None if checkpoint.schedule is None else checkpoint.path / "schedule.yaml"
+    session = RESUME[application](checkpoint, changes, schedule)
+    shapes, before = _shapes(session.model), _cost(session)
+    recipe = thin_now(session.scheduler.state)
+    shapes = {name: (shape, now) for name, shape in shapes.items() if (now := _shapes(session.model)[name]) != shape}
+    session.options = replace(session.options, **{name: checkpoint.state["options"].get(name) for name in ("cuda", "device")})
+    if out.suffix == ".safetensors":
+        save_thinned(out, session.model, session.scheduler.recipes)
+    else:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        session.save(out)
+    return Thinned(str(checkpoint.path), str(out), shapes, before, _cost(session), recipe.left)
+
+
+def _shapes(model: nn.Module) -> dict[str, Any]:
+    return {name: tuple(named.parameter.shape) for name, named in named_parameters(model).items()}
+
+
+def _cost(session: Session) -> Cost:
+    """Of one forward pass of one input."""
+    inputs = session.scheduler.state.inputs()
+    assert inputs is not None
+    found = compute(session.model, tuple(value[:1] for value in inputs))
+    return Cost(found.weights, None if found.unsupported else found.macs)

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Callable, Mapping, Sequence
+import warnings
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from datetime import datetime
 from importlib.util import find_spec
@@ -20,7 +22,7 @@ from limbeck.apps.loop import choose_device, finite, has_bfloat16, new_run_folde
 from limbeck.apps.options import Dataclass, continued
 from limbeck.apps.progress import Progress
 from limbeck.apps.track import Best, Options, Session
-from limbeck.errors import CheckpointError
+from limbeck.errors import CheckpointError, ScheduleWarning
 
 RUNS = Path("runs")
 
@@ -57,10 +59,15 @@ class Training(Generic[AnyOptions, AnySession]):
             RunLog(folder, self.columns, resume_step=resumed, tensorboard=tensorboard) as log,
             Progress(len(session.train), console=Console(stderr=True)) as progress,
         ):
+
+            def tell(text: str) -> None:
+                progress.say(text)
+                log.say(text)
+
             for note in [f"saving to {folder}", *session.notes]:
-                progress.say(note)
-                log.say(note)
-            record = self.train(session, folder, log, progress)
+                tell(note)
+            with telling_warnings(tell):
+                record = self.train(session, folder, log, progress)
         console = Console()
         if as_json:
             console.print_json(data=finite(record))
@@ -104,6 +111,23 @@ def _bring_best(session: Session, own: Path | None, folder: Path) -> None:
             shutil.copytree(load_checkpoint(own / "best").path, folder / "best")
     if not is_checkpoint(folder / "best"):
         session.best = Best()
+
+
+@contextmanager
+def telling_warnings(tell: Callable[[str], None]) -> Iterator[None]:
+    """Have each ``ScheduleWarning`` of a training told as a line among the others, rather than as Python shows warnings."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("always", ScheduleWarning)
+        show = warnings.showwarning
+
+        def show_warning(message: Warning | str, category: type[Warning], *where: Any, **more: Any) -> None:
+            if issubclass(category, ScheduleWarning):
+                tell(f"warning: {message}")
+            else:
+                show(message, category, *where, **more)
+
+        warnings.showwarning = show_warning
+        yield
 
 
 def say(console: Console, text: str) -> None:

@@ -55,13 +55,13 @@ def _of_safetensors(path: Path, model: nn.Module) -> tuple[Recipe, ...]:
 def _unpickled(path: Path) -> Any:
     try:
         return torch.load(path, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:
-        raise CheckpointError(
-            f"{path} holds more than tensors and plain values, which only running its code could load, and Limbeck runs none; where you trust "
-            f"the file, save its weights alone: torch.save(torch.load('{path.name}', weights_only=False)['state_dict'], 'weights.pth')"
-        ) from error
-    except (OSError, RuntimeError, EOFError, ValueError, KeyError) as error:
-        raise CheckpointError(f"{path} is no file of torch.save, or damaged ({str(error).partition(chr(10))[0]})") from error
+    except (OSError, RuntimeError, EOFError, ValueError, KeyError, pickle.UnpicklingError) as error:
+        if isinstance(error, pickle.UnpicklingError) and "Unsupported operand" not in str(error):  # which bytes that are no pickle have
+            raise CheckpointError(
+                f"{path} holds more than tensors and plain values, which only running its code could load, and Limbeck runs none; where you "
+                f"trust the file, save its weights alone: torch.save(torch.load('{path.name}', weights_only=False)['state_dict'], 'weights.pth')"
+            ) from error
+        raise CheckpointError(f"{path} is no file of torch.save, or damaged; give one of tensors alone, or *.safetensors") from error
 
 
 def _tensors(tree: Any, path: Path) -> dict[str, Tensor]:

@@ -70,7 +70,7 @@ def schedule_text(suggestion: Suggestion, ending_epoch: int, comments: Sequence[
         tree["extensions"] = {"thinner": {"class": remover, "thinning_func_str": function}}
         policies.append({"extension": {"instance_name": "thinner"}, "epochs": [ending_epoch - 1]})
     parts = [_dumped({key: value}) for key, value in {**tree, "policies": policies}.items()]
-    lines = [part for line in [*comments, *_predicted(suggestion)] for part in wrap(line, LINE, subsequent_indent="  ") or [""]]
+    lines = [*comments, *(part for line in _predicted(suggestion) for part in wrap(line, LINE, subsequent_indent="  "))]
     return "".join(f"# {line}".rstrip() + "\n" for line in lines) + "\nversion: 1\n\n" + "\n".join(parts).rstrip("\n")
 
 

@@ -138,8 +138,8 @@ def _schedule(made: Suggestion, options: SensitivityOptions, trained: Trained, i
     comments = [
         f"{saved.model}: {kinds[made.group]} pruned to {made.budget}, as a sensitivity analysis on {images:,} images suggests.",
         "",
-        f"  limbeck images train --model {quote(saved.model)} --data {quote(options.data or saved.data)} --weights {quote(str(options.run))} "
-        f"--epochs {options.epochs} --lr {saved.lr * RATE:g} --compress {quote(str(path))}",
+        f"  limbeck images train --model {quote(saved.model)} --data {quote(options.data or saved.data)} --weights {quote(str(options.run))} \\",
+        f"    --epochs {options.epochs} --lr {saved.lr * RATE:g} --compress {quote(str(path))}",
         "",
         f"Made by: {options.command}",
     ]

@@ -15,6 +15,8 @@ from typing import Any, Generic, Protocol, TypeVar
 
 import torch
 from rich.console import Console
+from torch import nn
+from torch.optim import Optimizer
 
 from limbeck.apps.checkpoint import Checkpoint, is_checkpoint, load_checkpoint
 from limbeck.apps.log import RunLog
@@ -22,7 +24,9 @@ from limbeck.apps.loop import choose_device, finite, has_bfloat16, new_run_folde
 from limbeck.apps.options import Dataclass, continued
 from limbeck.apps.progress import Progress
 from limbeck.apps.track import Best, Options, Session
-from limbeck.errors import CheckpointError, ScheduleWarning
+from limbeck.config import Plan, load_schedule, plan
+from limbeck.errors import CheckpointError, DataError, ScheduleWarning
+from limbeck.scheduler import Scheduler
 
 RUNS = Path("runs")
 
@@ -83,6 +87,25 @@ class Training(Generic[AnyOptions, AnySession]):
         saved = None if checkpoint.schedule is None else checkpoint.path / "schedule.yaml"
         return checkpoint, merged, Path(merged.compress) if "compress" in given and merged.compress else saved
 
+    def plan(
+        self,
+        options: AnyOptions,
+        given: set[str],
+        resume_from: Path | None,
+        network: Callable[[AnyOptions, Checkpoint | None], tuple[nn.Module, int]],
+    ) -> Plan:
+        """What the schedule does in the very run that the options describe, resumed or not; ``network`` gives its model and steps an epoch.
+
+        Raises ``DataError`` without a schedule.
+        """
+        checkpoint, schedule = None, None if options.compress is None else Path(options.compress)
+        if resume_from is not None:
+            checkpoint, options, schedule = self.continued(options, given, resume_from)
+        if schedule is None:
+            raise DataError("--plan shows what a schedule will do: name one with --compress FILE")
+        model, steps = network(options, checkpoint)
+        return plan(schedule, model, steps_per_epoch=steps, epochs=options.epochs)
+
     def _open(self, options: AnyOptions, given: set[str], resume_from: Path | None) -> tuple[AnySession, Path]:
         if resume_from is None:
             fresh = Path(options.save) if options.save else RUNS / f"{self.application}-{datetime.now():%Y%m%d-%H%M%AnySession}"
@@ -111,6 +134,24 @@ def _bring_best(session: Session, own: Path | None, folder: Path) -> None:
             shutil.copytree(load_checkpoint(own / "best").path, folder / "best")
     if not is_checkpoint(folder / "best"):
         session.best = Best()
+
+
+def build_scheduler(
+    options: Options,
+    schedule: Path | None,
+    model: nn.Module,
+    optimizer: Optimizer,
+    steps: int,
+    example_inputs: Sequence[Any] | None = None,
+) -> tuple[Scheduler, list[str]]:
+    """The scheduler of a run with so many steps an epoch, with a schedule or without one, and as notes what its plan warns of."""
+    if schedule is None:
+        return Scheduler(model, optimizer=optimizer, example_inputs=example_inputs), []
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ScheduleWarning)  # the plan's warnings hold them too
+        scheduler = load_schedule(schedule, model, optimizer, example_inputs=example_inputs)
+    planned = plan(schedule, model, steps_per_epoch=steps, epochs=options.epochs)
+    return scheduler, [f"warning: {text}" for text in planned.warnings]
 
 
 @contextmanager

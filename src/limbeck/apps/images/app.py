@@ -9,7 +9,9 @@ from typing import Any
 
 import torch
 from rich.console import Console
+from torch import nn
 
+from limbeck.apps.checkpoint import Checkpoint
 from limbeck.apps.images.measured import LATENCY_BATCHES, measure
 from limbeck.apps.images.network import build_network, example
 from limbeck.apps.images.options import FIXED, TrainOptions
@@ -30,7 +32,7 @@ from limbeck.apps.loop import finite, has_bfloat16
 from limbeck.apps.progress import Progress
 from limbeck.apps.run import Training, say
 from limbeck.apps.weights import load_weights
-from limbeck.config import Plan, plan
+from limbeck.config import Plan
 from limbeck.errors import CheckpointError, DataError
 from limbeck.summaries import summarise as make_summary
 from limbeck.summaries.render import show
@@ -103,14 +105,11 @@ def _told(result: Mapping[str, Any]) -> Iterator[str]:
 
 def plan_of_run(options: TrainOptions, given: set[str], resume_from: Path | None) -> Plan:
     """What the schedule does in the very run that the options describe, resumed or not; raises ``DataError`` without a schedule."""
-    if resume_from is None:
-        schedule, images = None if options.compress is None else Path(options.compress), load(options)
-    else:
-        checkpoint, options, schedule = TRAINING.continued(options, given, resume_from)
-        images = images_of_run(checkpoint, options)
-    if schedule is None:
-        raise DataError("--plan shows what a schedule will do: name one with --compress FILE")
-    with torch.device("meta"):
-        model = build_network(options.model, len(images.classes))
-    steps = len(training_batches(images, options, torch.device("cpu")))
-    return plan(schedule, model, steps_per_epoch=steps, epochs=options.epochs)
+
+    def network(options: TrainOptions, checkpoint: Checkpoint | None) -> tuple[nn.Module, int]:
+        images = load(options) if checkpoint is None else images_of_run(checkpoint, options)
+        with torch.device("meta"):
+            model = build_network(options.model, len(images.classes))
+        return model, len(training_batches(images, options, torch.device("cpu")))
+
+    return TRAINING.plan(options, given, resume_from, network)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
@@ -17,11 +16,10 @@ from limbeck.apps.images.network import Forward, Shape, build_network, example, 
 from limbeck.apps.images.options import TrainOptions
 from limbeck.apps.loop import choose_device
 from limbeck.apps.rng import rng_state, set_rng_state
-from limbeck.apps.run import choose_precision, open_checkpoint
+from limbeck.apps.run import build_scheduler, choose_precision, open_checkpoint
 from limbeck.apps.track import Best, Running
 from limbeck.apps.weights import load_weights
-from limbeck.config import load_schedule, plan
-from limbeck.errors import CheckpointError, LimbeckError, ScheduleWarning
+from limbeck.errors import CheckpointError, LimbeckError
 from limbeck.scheduler import Scheduler
 from limbeck.schedules import Window
 from limbeck.training import LearningRate
@@ -140,16 +138,9 @@ def _assemble(options: TrainOptions, images: Images, model: nn.Module, schedule:
     )
     assert test is not None
     inputs = example(images.shape, device, options.channels_last)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", ScheduleWarning)  # the plan's warnings, which are noted below, hold them too
-        if schedule is None:
-            scheduler = Scheduler(model, optimizer=optimizer, example_inputs=inputs)
-        else:
-            scheduler = load_schedule(schedule, model, optimizer, example_inputs=inputs)
+    scheduler, late = build_scheduler(options, schedule, model, optimizer, len(train), inputs)
     amp, precision = choose_precision(device, options.amp)
-    notes = [*([] if warning is None else [warning]), *precision]
-    if schedule is not None:
-        notes += [f"warning: {late}" for late in plan(schedule, model, steps_per_epoch=len(train), epochs=options.epochs).warnings]
+    notes = [*([] if warning is None else [warning]), *precision, *late]
     scheduled = [action.name for _, action in scheduler.schedule if isinstance(action, LearningRate)]
     if "ReduceLROnPlateau" in scheduled and valid is None:
         raise LimbeckError("ReduceLROnPlateau watches a validation, and there is none; hold images out for it: --validation-split 0.1")

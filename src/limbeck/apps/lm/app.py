@@ -6,7 +6,9 @@ from pathlib import Path
 
 import torch
 from rich.console import Console
+from torch import nn
 
+from limbeck.apps.checkpoint import Checkpoint
 from limbeck.apps.lm.data import Batches, batchify, load_corpus
 from limbeck.apps.lm.generate import generate_words
 from limbeck.apps.lm.options import FIXED, TrainOptions
@@ -17,7 +19,7 @@ from limbeck.apps.log import METRICS
 from limbeck.apps.loop import finite, has_bfloat16
 from limbeck.apps.progress import Progress
 from limbeck.apps.run import RUNS, Training, chosen_device, newest_run, say
-from limbeck.config import Plan, plan
+from limbeck.config import Plan
 from limbeck.errors import CheckpointError, DataError
 from limbeck.names import named_parameters
 from limbeck.stats import nonzero_groups, weights
@@ -54,17 +56,14 @@ def summarise(options: TrainOptions, name: str, resume_from: Path | None, out: P
 
 def plan_of_run(options: TrainOptions, given: set[str], resume_from: Path | None) -> Plan:
     """What the schedule does in the very run that the options describe, resumed or not; raises ``DataError`` without a schedule."""
-    if resume_from is None:
-        schedule, corpus = None if options.compress is None else Path(options.compress), load_corpus(options.data)
-    else:
-        checkpoint, options, schedule = TRAINING.continued(options, given, resume_from)
-        corpus = corpus_of_run(checkpoint, options.data)
-    if schedule is None:
-        raise DataError("--plan shows what a schedule will do: name one with --compress FILE")
-    with torch.device("meta"):
-        model = build_model(options, len(corpus.words))
-    steps = len(Batches(batchify(corpus.train, options.batch_size), options.bptt))
-    return plan(schedule, model, steps_per_epoch=steps, epochs=options.epochs)
+
+    def network(options: TrainOptions, checkpoint: Checkpoint | None) -> tuple[nn.Module, int]:
+        corpus = load_corpus(options.data) if checkpoint is None else corpus_of_run(checkpoint, options.data)
+        with torch.device("meta"):
+            model = build_model(options, len(corpus.words))
+        return model, len(Batches(batchify(corpus.train, options.batch_size), options.bptt))
+
+    return TRAINING.plan(options, given, resume_from, network)
 
 
 def run_evaluation(path: Path, data: str | None, split: str, cuda: bool, device: str | None, as_json: bool) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -17,10 +16,9 @@ from limbeck.apps.lm.model import Hidden, RNNModel
 from limbeck.apps.lm.options import TrainOptions
 from limbeck.apps.loop import choose_device
 from limbeck.apps.rng import rng_state, set_rng_state
-from limbeck.apps.run import choose_precision, open_checkpoint
+from limbeck.apps.run import build_scheduler, choose_precision, open_checkpoint
 from limbeck.apps.track import Best, Running
-from limbeck.config import load_schedule, plan
-from limbeck.errors import CheckpointError, LimbeckError, ScheduleWarning
+from limbeck.errors import CheckpointError, LimbeckError
 from limbeck.scheduler import Scheduler
 from limbeck.schedules import Window
 from limbeck.training import LearningRate, PlateauDecay
@@ -115,17 +113,9 @@ def _assemble(options: TrainOptions, corpus: Corpus, schedule: Path | None) -> S
     train = Batches(batchify(corpus.train, options.batch_size).to(device), options.bptt)
     valid, test = (Batches(batchify(split, EVALUATION_BATCH).to(device), options.bptt) for split in (corpus.valid, corpus.test))
     inputs = (torch.zeros(2, 1, dtype=torch.long, device=device),)  # two words, and no state: a state would fix the width
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", ScheduleWarning)  # the plan's warnings, which are noted below, hold them too
-        if schedule is None:
-            scheduler = Scheduler(model, optimizer=optimizer, example_inputs=inputs)
-        else:
-            scheduler = load_schedule(schedule, model, optimizer, example_inputs=inputs)
-    notes = [] if warning is None else [warning]
+    scheduler, late = build_scheduler(options, schedule, model, optimizer, len(train), inputs)
     amp, precision = choose_precision(device, options.amp)
-    notes += precision
-    if schedule is not None:
-        notes += [f"warning: {late}" for late in plan(schedule, model, steps_per_epoch=len(train), epochs=options.epochs).warnings]
+    notes = [*([] if warning is None else [warning]), *precision, *late]
     notes += _add_learning_rate(scheduler, options, options.epochs * len(train))
     return Session(options, corpus, device, model, optimizer, scheduler, train, valid, test, amp, notes)
 

@@ -133,6 +133,26 @@ def test_tensors_that_are_not_listed_are_part_of_their_group() -> None:
     assert kept(scheduler, "stem.weight") == kept(scheduler, "outer.weight") == [1, 0, 1, 1]
 
 
+def test_units_that_must_stay_fall_last() -> None:
+    class Padded(nn.Module):
+        """A shortcut that fills missing channels with zeros, at fixed numbers."""
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.a, self.b, self.c = nn.Conv2d(1, 2, 1), nn.Conv2d(2, 4, 1), nn.Conv2d(4, 1, 1)
+
+        def forward(self, x: Tensor) -> Tensor:
+            x = self.a(x)
+            return self.c(self.b(x) + F.pad(x, (0, 0, 0, 0, 1, 1)))
+
+    model = Padded()
+    model.a.weight.detach()[:] = torch.tensor([5.0, 6.0]).reshape(2, 1, 1, 1)
+    model.b.weight.detach()[:] = torch.tensor([1.0, 5.0, 6.0, 2.0]).reshape(4, 1, 1, 1)
+    scheduler = begun(model, l1_ranked_structure_pruner("Filters", 0.25, ["b.weight"], coupling="joint"))
+    assert kept(scheduler, "b.weight") == [1, 0, 1, 1]
+    assert kept(scheduler, "a.weight") == [0, 1]
+
+
 def test_one_pool_for_all_groups() -> None:
     model = net(stem=[1.0, 1.0, 1.0, 1.0], outer=[1.0, 1.0, 1.0, 1.0], inner=[9.0, 1.0, 2.0])  # inner: [2.25 .25 .5]
     pruner = composed_pruner(["stem.weight", "inner.weight"], 2 / 7, granularity="filters", scope="global", coupling="joint")

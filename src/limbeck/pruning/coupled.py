@@ -38,6 +38,8 @@ class Group:
     axes: Mapping[str, int]
     classes: Tensor
     """Of the coupling, int64 ``[units]``."""
+    stays: Tensor
+    """Which units cannot be removed from the model, whatever their weights, bool ``[units]``."""
 
 
 def groups(coupling: Coupling, axes: Mapping[str, int], matrices: Collection[str]) -> list[Group]:
@@ -56,7 +58,8 @@ def groups(coupling: Coupling, axes: Mapping[str, int], matrices: Collection[str
         members = _joined(coupling, (name, axis), matrices)
         classes = torch.unique(torch.cat([coupling.labels[key] for key in members]))
         places = {key[0]: torch.searchsorted(classes, coupling.labels[key]) for key in members}
-        found.append(Group(places, dict(members), classes))
+        stays = torch.tensor([unit in coupling.frozen for unit in classes.tolist()], dtype=torch.bool)
+        found.append(Group(places, dict(members), classes, stays))
         left = {other: along for other, along in left.items() if (other, along) not in members}
     return found
 
@@ -86,7 +89,7 @@ def relative(scores: Tensor) -> Tensor:
 def together(group: Group, scores: Mapping[str, Tensor]) -> Tensor:
     """One score for each unit of a group, ``[units]``: the mean of its positions' relative scores in a tensor, then of all tensors that have it.
 
-    ``scores`` ``[positions]`` by name. Raises ``MaskError`` for a score that is NaN.
+    ``scores`` ``[positions]`` by name. Units that must stay in the model fall last, to no avail. Raises ``MaskError`` for a score that is NaN.
     """
     total = torch.zeros(len(group.classes), device=next(iter(scores.values())).device)
     number = torch.zeros_like(total)
@@ -98,7 +101,8 @@ def together(group: Group, scores: Mapping[str, Tensor]) -> Tensor:
         own = torch.zeros_like(total).index_add_(0, where, relative(scores[name].to(total)))
         total += own / count.clamp(min=1)
         number += count > 0
-    return total / number
+    total /= number
+    return total + torch.where(group.stays.to(total.device), 1 + total.max() - total.min(), 0)
 
 
 def kept_by_any(group: Group, kept: Mapping[str, Tensor | None]) -> Tensor | None:
@@ -122,8 +126,7 @@ def disagreements(coupling: Coupling, flow: Flow, found: Iterable[Group], kept: 
         dropped = {name: _dropped(group, name, kept.get(name)) for name in group.places}
         some = torch.stack([places for places, _ in dropped.values()]).any(0)
         every = torch.stack([places | ~has for places, has in dropped.values()]).all(0)
-        frozen = torch.tensor([unit in coupling.frozen for unit in group.classes.tolist()], dtype=torch.bool)
-        if bool((some & ~every & ~gone[group.classes] & ~frozen).any()):
+        if bool((some & ~every & ~gone[group.classes] & ~group.stays).any()):
             counts = sorted(((name, int(places.sum())) for name, (places, _) in dropped.items()), key=lambda pair: pair[1] == 0)
             shown = ", ".join(f"'{name}' drops {number}" for name, number in counts[:4])
             more = f" and {len(counts) - 4} more" if len(counts) > 4 else ""

@@ -10,6 +10,9 @@ import pytest
 import torch
 
 from exact_nonzeros import expected
+from images_throughput import APPLICATION, PRUNED, split_of
+from images_throughput import PLAIN as PLAIN_LOOP
+from images_throughput import race as images_race
 from limbeck.apps.lm.data import Batches, batchify
 from lm_tasks import Sizes, zipf
 from lm_throughput import TOLERANCE, race
@@ -24,7 +27,17 @@ def batches(steps: int) -> Batches:
 
 
 @pytest.mark.parametrize(
-    "name", ["exact_nonzeros", "group_penalty", "image_batches", "lm_throughput", "mask_renewal", "schedule_load", "scheduler_overhead"]
+    "name",
+    [
+        "exact_nonzeros",
+        "group_penalty",
+        "image_batches",
+        "images_throughput",
+        "lm_throughput",
+        "mask_renewal",
+        "schedule_load",
+        "scheduler_overhead",
+    ],
 )
 def test_a_benchmark_says_what_it_asks(root: Path, name: str) -> None:
     script = root / "benchmarks" / f"{name}.py"
@@ -40,6 +53,12 @@ def test_the_application_trains_the_textbooks_model(tied: bool) -> None:
     assert [len(taken) for taken in times.values()] == [3, 3]
     assert difference < TOLERANCE
     assert last < 5.7  # nats; log(300), without having learnt anything
+
+
+def test_every_loop_of_the_classifiers_trains_and_one_prunes() -> None:
+    times, sparsity = images_race("simplenet_cifar", split_of(None, "simplenet_cifar", 256), block=1, rounds=1)
+    assert [len(taken) for taken in times.values()] == [1, 1, 1]
+    assert sparsity == pytest.approx({PLAIN_LOOP: 0, APPLICATION: 0, PRUNED: 0.8}, abs=0.01)
 
 
 def test_every_loop_of_the_overhead_trains(monkeypatch: pytest.MonkeyPatch) -> None:

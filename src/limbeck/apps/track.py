@@ -195,9 +195,8 @@ class Tracker(Generic[AnySession]):
         session = self.session
         self._measure = float("-inf") if measure is None else measure
         self._sparsity = self._masked_fraction()
-        shown = {**values, "learning_rate": self._learning_rate(), "sparsity": self._sparsity, self.reports.rate: rate}
         step = session.scheduler.clock.step
-        self.log.metrics(split, shown, epoch=epoch, step=step)
+        self.log.metrics(split, self._shown(values, rate), epoch=epoch, step=step)
         rows = sparsity_rows(session.scheduler.state.parameters, session.scheduler.masks)
         self.log.sparsity(rows, epoch=epoch, step=step)
         self.progress.say(f"epoch {epoch + 1}: {split} {describe({**values, 'sparsity': self._sparsity})}")
@@ -259,10 +258,7 @@ class Tracker(Generic[AnySession]):
         clock = self.session.scheduler.clock
         self._sparsity = self._masked_fraction()
         rate = (running.items - self._items_before) / max(now - self._log_since, 1e-9)
-        values = {
-            **self.reports.measured(running),
-            "learning_rate": self._learning_rate(), "sparsity": self._sparsity, self.reports.rate: rate,
-        }  # fmt: skip
+        values = self._shown(self.reports.measured(running), rate)
         self.log.metrics("train", values, epoch=clock.epoch, step=clock.step)
         if self.session.options.log_gradients:
             self.log.gradients(self.session.scheduler.state.parameters, step=clock.step)
@@ -287,8 +283,9 @@ class Tracker(Generic[AnySession]):
     def _seconds(self) -> float:
         return self.session.seconds + time.monotonic() - self._since
 
-    def _learning_rate(self) -> float:
-        return float(self.session.optimizer.param_groups[0]["lr"])
+    def _shown(self, measures: Mapping[str, float], rate: float) -> dict[str, float]:
+        learning_rate = float(self.session.optimizer.param_groups[0]["lr"])
+        return {**measures, "learning_rate": learning_rate, "sparsity": self._sparsity, self.reports.rate: rate}
 
     def _kept(self) -> int:
         return sum(int(keep.count_nonzero()) for _, keep in self.session.scheduler.masks.items())

@@ -273,3 +273,61 @@ def test_units_that_are_zero_are_so_in_the_last_hidden_state_too(cell: type[nn.R
     graph = capture(model, (torch.zeros(5, 2, 3),))
     recipe = plan(graph, coupling(graph), tensors(model))
     assert {cut.kept for cut in recipe.cuts if cut.tensor == "o.weight"} == {(0, 2, 3, 4, 6, 7)}
+
+
+def test_halves_that_are_one_group_each_keep_their_units() -> None:
+    def forward(m: nn.Module, x: Tensor) -> Tensor:
+        left, right = m.b(m.a(x)).chunk(2, 1)
+        return m.c(torch.cat((left, right * 2), 1))
+
+    model = Function(forward, a=nn.Conv1d(3, 2, 1), b=nn.Conv1d(2, 4, 1, groups=2), c=nn.Conv1d(4, 2, 1))
+    found = coupled(model, torch.zeros(1, 3, 5))
+    assert len({*found.units("a.weight"), *found.units("b.weight"), *found.units("c.weight", 1)}) == 1
+
+
+def test_what_is_cut_into_single_units_stays() -> None:
+    def forward(m: nn.Module, x: Tensor) -> Tensor:
+        y = m.a(x)
+        one, two = y.chunk(2, -1)
+        return m.b(y) + one * two + F.glu(m.c(x), -1)
+
+    model = Function(forward, a=nn.Linear(3, 2), b=nn.Linear(2, 2), c=nn.Linear(3, 2))
+    found = coupled(model, torch.zeros(1, 3))
+    assert "cuts units from each other" in frozen(found, "a.weight")
+    assert "cuts units from each other" in frozen(found, "c.weight")
+
+
+def test_what_two_axes_of_units_become_is_read_whole() -> None:
+    def forward(m: nn.Module, x: Tensor) -> Tensor:
+        y = m.b(m.a(x).transpose(1, 2)).flatten(1)
+        return m.c(torch.cat((y, x.flatten(1)), 1))
+
+    model = Function(forward, a=nn.Linear(3, 4), b=nn.Linear(5, 6), c=nn.Linear(4 * 6 + 15, 2))
+    found = coupled(model, torch.zeros(1, 5, 3))
+    assert len({*found.units("a.weight"), *found.units("b.weight"), *found.units("c.weight", 1)[:24]}) == 1
+
+
+def test_places_that_are_counted_stay_or_go_in_every_group() -> None:
+    model = Function(lambda m, x: m.b(m.a(x).roll(1, -1)), a=nn.Linear(3, 4), b=nn.Linear(4, 2))
+    assert "number of places" in frozen(coupled(model, torch.zeros(1, 3)), "a.weight")
+    model = Function(lambda m, x: m.b(m.a(x).roll(1, 1)), a=nn.Linear(3, 4), b=nn.Linear(4, 2))
+    assert not frozen(coupled(model, torch.zeros(1, 5, 3)), "a.weight")
+    model = Function(lambda m, x: m.b(m.s(m.a(x))), a=nn.Conv2d(3, 4, 1), s=nn.ChannelShuffle(2), b=nn.Conv2d(4, 2, 1))
+    one, two = sorted(set((found := coupled(model, torch.zeros(1, 3, 2, 2))).units("a.weight")))
+    assert found.units("a.weight") == (one, two, one, two)
+    assert found.units("b.weight", 1) == (one, one, two, two)
+
+
+@pytest.mark.parametrize("norm", [nn.BatchNorm1d, nn.InstanceNorm1d])
+def test_units_that_a_norm_averages_over_stay(norm: type[nn.Module]) -> None:
+    model = Function(lambda m, x: m.b(m.n(m.a(x))), a=nn.Linear(3, 4), n=norm(5), b=nn.Linear(4, 2))
+    assert "normalises over units" in frozen(coupled(model, torch.zeros(2, 5, 3)), "a.weight")
+
+
+def test_repeated_units() -> None:
+    model = Function(lambda m, x: m.b(m.a(x).repeat_interleave(2, -1)), a=nn.Linear(3, 4), b=nn.Linear(8, 2))
+    found = coupled(model, torch.zeros(1, 3))
+    assert found.units("b.weight", 1) == tuple(unit for unit in found.units("a.weight") for _ in range(2))
+    counts = torch.tensor([2, 1, 1, 1])
+    model = Function(lambda m, x: m.b(m.a(x).repeat_interleave(counts, -1, output_size=5)), a=nn.Linear(3, 4), b=nn.Linear(5, 2))
+    assert "not followed" in frozen(coupled(model, torch.zeros(1, 3)), "a.weight")

@@ -53,6 +53,11 @@ class Coupling:
         return {key: torch.tensor(units, dtype=torch.int64) for key, units in self.classes.items()}
 
     @cached_property
+    def computing(self) -> frozenset[str]:
+        """The parameters that compute units along some axis; what is added or multiplied element by element does not."""
+        return frozenset(name for name, _ in self.produced)
+
+    @cached_property
     def _members(self) -> dict[int, dict[tuple[str, int], tuple[int, ...]]]:
         found: dict[int, dict[tuple[str, int], tuple[int, ...]]] = {}
         for key, classes in self.classes.items():

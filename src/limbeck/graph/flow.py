@@ -99,14 +99,16 @@ class Flow:
     def row(self, value: Value, axis: int, why: str) -> Tensor:
         """The labels along an axis, ``[size]``; ``FIXED`` where it has none. Units that spread over other axes too become one for each place."""
         axis %= len(value.shape)
-        size = value.shape[axis]
+        rows = []
         for layer in value.layers:
             if axis in varying(layer):
                 for other in varying(layer) - {axis}:
                     self.classes.unite_along(layer, other, why)
                     layer = layer.narrow(other, 0, 1)  # noqa: PLW2901
-                return layer.reshape(-1)
-        return torch.full((size,), FIXED)
+                rows.append(layer.reshape(-1))
+        for row in rows[1:]:
+            self.classes.unite(rows[0], row, why)
+        return rows[0] if rows else torch.full((value.shape[axis],), FIXED)
 
     def rest(self, value: Value, axis: int) -> tuple[Tensor, ...]:
         """The layers that do not vary along an axis."""
@@ -208,3 +210,9 @@ def moved(call: Call, tensor: Tensor, shape: tuple[int, ...]) -> Any:
     name = call.node.operation
     found = getattr(full, SHAPED[name])(call.shape) if name in SHAPED else call.node.target(full, *call.args[1:], **call.kwargs)
     return [squeezed(part) for part in found] if isinstance(found, (list, tuple)) else squeezed(found)
+
+
+def relabelled(call: Call, layer: Tensor, shape: tuple[int, ...]) -> Any:
+    """A layer after the operation; an axis keeps its labels though they be all the same, as those of a group are."""
+    found, labels = moved(call, torch.arange(layer.numel()).reshape(layer.shape), shape), layer.reshape(-1)
+    return [labels[places] for places in found] if isinstance(found, list) else labels[found]

@@ -200,6 +200,9 @@ def batch_norm(flow: Flow, call: Call) -> Value:
     vectors = [flow.vector(value, neutral, silent) for value, neutral in zip(given[:2], (1.0, 0.0), strict=True)]
     statistics = [None if value is None else value.along(1, rank) for value in (*vectors, *given[2:])]
     layers = join(flow.classes, [call.x, *[value for value in statistics if value is not None]], call.shape, call.where)
+    x = replace(call.x, layers=layers)
+    for axis in set(range(rank)) - {1}:
+        x = flow.pin(x, axis, f"{call.where} normalises over units")  # in training at least
     gain, shift, mean, variance = (
         torch.full((1,) * rank, default, dtype=torch.float64) if value is None else value.known
         for value, default in zip(statistics, (1.0, 0.0, UNKNOWN, UNKNOWN), strict=True)
@@ -208,7 +211,7 @@ def batch_norm(flow: Flow, call: Call) -> Value:
     known = (call.x.constants - mean) / torch.sqrt(variance + epsilon) * gain + shift
     if call.node.operation == "instance_norm" or flow.leading:
         known = torch.where(call.x.constants == 0, shift, UNKNOWN)
-    return unpinned(flow, call, layers, torch.where(gain == 0, shift, known))
+    return unpinned(flow, call, x.layers, torch.where(gain == 0, shift, known))
 
 
 def group_norm(flow: Flow, call: Call) -> Value:

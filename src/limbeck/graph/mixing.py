@@ -61,8 +61,10 @@ def normalise(flow: Flow, call: Call) -> Value:
 def gate(flow: Flow, call: Call) -> Value:
     """``glu``: the halves lose the same units."""
     axis = call.arg(1, "dim", -1) % len(call.x.shape)
-    pairs = [[squeezed(half) for half in layer.expand(call.x.shape).chunk(2, axis)] for layer in call.x.layers]
+    pairs = [layer.chunk(2, axis) if axis in varying(layer) else (layer, layer) for layer in call.x.layers]
     halves = [Value(call.shape, tuple(pair[index] for pair in pairs)) for index in range(2)]
+    if call.shape[axis] == 1:
+        flow.pin(call.x, axis, f"{call.where} cuts units from each other")
     first = call.x.constants.expand(call.x.shape).chunk(2, axis)[0]
     return unpinned(flow, call, join(flow.classes, halves, call.shape, call.where), squeezed(torch.where(first == 0, 0.0, UNKNOWN)))
 

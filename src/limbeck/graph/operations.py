@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from limbeck.graph.flow import Call, Flow, moved
+from limbeck.graph.flow import Call, Flow, moved, relabelled
 from limbeck.graph.labels import FIXED, UNKNOWN, Value, broadcast, join, squeezed, uniform, varying
 
 Rule = Callable[[Flow, Call], Any]
@@ -88,7 +88,7 @@ NUMBERED = {"view", "reshape", "_unsafe_view", "unflatten", "expand", "repeat"}
 
 def move(flow: Flow, call: Call) -> Any:
     """Elements that only change places: the operation is run on their labels and constants."""
-    layers = [moved(call, layer, call.x.shape) for layer in call.x.layers]
+    layers = [relabelled(call, layer, call.x.shape) for layer in call.x.layers]
     if call.node.operation in NUMBERED:
         for layer in call.x.layers:
             _assume(flow, call, layer)
@@ -115,6 +115,26 @@ def pick(flow: Flow, call: Call) -> Any:
     return move(flow, replace(call, args=[pinned, *call.args[1:]]))
 
 
+def repeat(flow: Flow, call: Call) -> Any:
+    """``repeat_interleave`` by a number; by numbers that a tensor holds it is not followed."""
+    return move(flow, call) if all(isinstance(argument, int) for argument in call.args[1:]) else unfollowed(flow, call)
+
+
+def roll(flow: Flow, call: Call) -> Any:
+    """``roll``: what goes round is so many positions, whichever they are, so that the axes must keep their lengths."""
+    x = call.x
+    for axis in call.arg(2, "dims", ()) or range(len(x.shape)):
+        x = flow.pin(x, axis, f"{call.where} moves units by a number of places")
+    return move(flow, replace(call, args=[x, *call.args[1:]]))
+
+
+def shuffle(flow: Flow, call: Call) -> Any:
+    """``channel_shuffle``: the groups lose the same units each."""
+    groups = flow.row(call.x, 1, call.where).reshape(call.arg(1, "groups"), -1)
+    flow.classes.unite(groups[:1], groups, call.where)
+    return move(flow, call)
+
+
 def cut(flow: Flow, call: Call) -> Any:
     """``chunk``, ``split``: parts of equal size lose the same units each; unequal ones must stay."""
     axis = call.arg(2, "dim", 0) % len(call.x.shape)
@@ -123,6 +143,8 @@ def cut(flow: Flow, call: Call) -> Any:
     if any(axis in varying(layer) for layer in call.x.layers):
         if len(sizes) > 1:
             flow.pin(call.x, axis, f"{call.where} cuts into parts of unequal sizes")
+        elif sizes == {1}:
+            flow.pin(call.x, axis, f"{call.where} cuts units from each other")
         else:
             _alike(flow, call, parts, axis)
             if call.node.operation != "chunk":
@@ -171,10 +193,11 @@ def concatenate(flow: Flow, call: Call) -> Value:
     """``cat``: the axis has the units of all, one after the other; along other axes they meet."""
     parts: list[Value] = [value for value in call.args[0] if len(value.shape) == len(call.shape)]
     axis = call.arg(1, "dim", 0) % len(call.shape)
-    rows = [_axis_layer(value, axis) for value in parts]
+    rows = [_axis_layer(flow, value, axis, call.where) for value in parts]
     layers = []
     if any(bool((row != FIXED).any()) for row in rows):
-        layers.append(squeezed(torch.cat(rows, axis)))
+        grid = [max(sizes) for sizes in zip(*[_one(row.shape, axis) for row in rows], strict=True)]
+        layers.append(torch.cat([row.expand(*grid[:axis], row.shape[axis], *grid[axis + 1 :]) for row in rows], axis))
         flow.joints.extend((layer, call.where) for layer in layers if len(varying(layer)) > 1)
     thin = [replace(value, layers=flow.rest(value, axis), shape=_one(value.shape, axis)) for value in parts]
     layers.extend(join(flow.classes, thin, _one(call.shape, axis), call.where))
@@ -182,11 +205,11 @@ def concatenate(flow: Flow, call: Call) -> Value:
     return unpinned(flow, call, tuple(layers), squeezed(known))
 
 
-def _axis_layer(value: Value, axis: int) -> Tensor:
-    for layer in value.layers:
-        if axis in varying(layer):
-            return layer.expand(value.shape)
-    return torch.full((1,) * len(value.shape), FIXED).expand(value.shape)
+def _axis_layer(flow: Flow, value: Value, axis: int, why: str) -> Tensor:
+    layers = [layer for layer in value.layers if axis in varying(layer)] or [torch.full((1,) * len(value.shape), FIXED)]
+    for other in layers[1:]:
+        flow.classes.unite(layers[0], other, why)
+    return layers[0].expand([size if other == axis else -1 for other, size in enumerate(value.shape)])
 
 
 def _one(shape: Sequence[int], axis: int) -> tuple[int, ...]:
@@ -201,7 +224,8 @@ def stack(flow: Flow, call: Call) -> Value:
         for value in call.args[0]
     ]
     parts = [replace(value, known=torch.tensor(UNKNOWN, dtype=torch.float64)) for value in parts]
-    return unpinned(flow, call, join(flow.classes, parts, _one(call.shape, axis), call.where))
+    known = torch.stack([value.constants.expand(value.shape) for value in call.args[0]], axis)
+    return unpinned(flow, call, join(flow.classes, parts, _one(call.shape, axis), call.where), squeezed(known))
 
 
 def _with_one(shape: Sequence[int], axis: int) -> tuple[int, ...]:
@@ -221,7 +245,7 @@ def table(rule: Rule, names: str) -> dict[str, Rule]:
     return dict.fromkeys(names.split(), rule)
 
 
-SHARING = (same, dropout, overwrite, move, pick, cut, part)
+SHARING = (same, dropout, overwrite, move, pick, roll, shuffle, cut, part)
 """Rules of operations whose result may share the memory of their first argument."""
 
 OPERATIONS: Mapping[str, Rule] = {
@@ -233,7 +257,10 @@ OPERATIONS: Mapping[str, Rule] = {
     **table(blank, "zeros_like ones_like full_like empty_like rand_like randn_like fill_ zero_"),
     **table(move, "view reshape _unsafe_view flatten unflatten permute transpose t numpy_T mT squeeze unsqueeze expand repeat flip"),
     **table(move, "view_as reshape_as expand_as"),
-    **table(move, "movedim moveaxis swapaxes swapdims pixel_shuffle pixel_unshuffle channel_shuffle"),
+    **table(repeat, "repeat_interleave"),
+    **table(roll, "roll"),
+    **table(shuffle, "channel_shuffle native_channel_shuffle"),
+    **table(move, "movedim moveaxis swapaxes swapdims pixel_shuffle pixel_unshuffle"),
     **table(pick, "select unbind"),
     **table(cut, "chunk split split_with_sizes tensor_split"),
     **table(part, "slice"),

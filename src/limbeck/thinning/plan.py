@@ -74,7 +74,11 @@ def _reason(coupling: Coupling, unit: int, key: tuple[str, int], zero: Mapping[s
     if unit in coupling.frozen:
         return "; ".join(coupling.frozen[unit])
     produces = key in coupling.produced
-    members = {other: places for other, places in coupling.members(unit).items() if (other in coupling.produced) == produces}
+    members = {
+        (name, axis): places
+        for (name, axis), places in coupling.members(unit).items()
+        if ((name, axis) in coupling.produced) == produces or name not in coupling.computing
+    }
     alive = [name for (name, axis), places in members.items() if zero[name].dim() > 1 and not _blank(zero[name], axis, places)]
     if alive:
         return f"coupled with {_names(alive)}, not zero there"

@@ -29,7 +29,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from limbeck.errors import ScheduleError
-from limbeck.graph import Coupling, Graph, capture, coupling
+from limbeck.graph import Coupling, Graph, Inputs, capture, coupling
 from limbeck.masks import Masks
 from limbeck.names import Named, unwrap
 from limbeck.recipes import Recipe, removed
@@ -74,8 +74,8 @@ class State:
     """Numbers that are measured once, by parameter name; saved and restored with the rest."""
     owners: dict[str, Action] = field(default_factory=dict)
     """Which action made a parameter's mask last: its life is that action's affair, and no other's."""
-    example_inputs: tuple[Any, ...] | None = None
-    """One small batch of what the model takes: what its graph is captured with."""
+    example_inputs: Inputs | None = None
+    """One small batch of what the model takes, in its order or by name: what its graph is captured with."""
     recipes: list[Recipe] = field(default_factory=list)
     """The thinnings that were carried out, in their order."""
     schedule: list[tuple[Window, Action]] = field(default_factory=list)
@@ -87,12 +87,13 @@ class State:
         """How many positions thinning has taken out of the model in all: by canonical name of a parameter or buffer, then axis."""
         return removed(self.recipes)
 
-    def inputs(self) -> tuple[Any, ...] | None:
+    def inputs(self) -> Inputs | None:
         """The example inputs where the model's first parameter is; None without any."""
         if self.example_inputs is None:
             return None
         device = next((named.parameter.device for named in self.parameters.values()), torch.device("cpu"))
-        return tuple(_moved(value, device) for value in self.example_inputs)
+        inputs: Inputs = _moved(self.example_inputs, device)
+        return inputs
 
     def coupled(self) -> Coupled | None:
         """The graph and the coupling of the model as it is now; None without ``example_inputs``.

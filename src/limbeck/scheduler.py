@@ -12,6 +12,7 @@ from torch.optim import Optimizer
 from limbeck._steps import Steps
 from limbeck.errors import CheckpointError, ScheduleError
 from limbeck.events import Action, Policies, State, as_policies, saved_state
+from limbeck.graph import Inputs
 from limbeck.masks import Masks
 from limbeck.names import canonical, named_parameters
 from limbeck.recipes import Recipe, unfinished
@@ -38,8 +39,8 @@ class Scheduler:
     ``optimizer.step()``, in every epoch, whether or not a policy is active: momentum and weight decay cannot revive a weight. A loop that calls
     no hook at all gets steps, penalties and masks by ``drive(optimizer)``.
 
-    ``example_inputs`` is one small batch of what the model takes, ``(images,)``: with it structures are pruned with all that is coupled to them, and
-    can be thinned out.
+    ``example_inputs`` is one small batch of what the model takes, ``(images,)``, or by name, ``{"images": images}``: with it structures are pruned with
+    all that is coupled to them, and can be thinned out.
 
     Raises ``ScheduleError`` for a schedule that is not made of (Window, Action) pairs, and for an optimizer of another model.
 
@@ -58,7 +59,7 @@ class Scheduler:
         schedule: Sequence[tuple[Window, Action]] = (),
         optimizer: Optimizer | None = None,
         text: str | None = None,
-        example_inputs: Sequence[Any] | None = None,
+        example_inputs: Inputs | None = None,
     ) -> None:
         parameters = named_parameters(model)
         inputs = None if example_inputs is None else _as_inputs(example_inputs)
@@ -334,7 +335,9 @@ class Scheduler:
             self.attach(optimizer)
 
 
-def _as_inputs(given: Sequence[Any]) -> tuple[Any, ...]:
+def _as_inputs(given: Inputs) -> Inputs:
+    if isinstance(given, Mapping):
+        return dict(given)
     if isinstance(given, Tensor) or not isinstance(given, Sequence):
         kind = type(given).__name__
         raise ScheduleError(f"example_inputs is a tuple of what the model takes, as in (torch.zeros(1, 3, 32, 32),), not a {kind}")

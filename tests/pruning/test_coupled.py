@@ -265,3 +265,23 @@ def test_groups_reach_through_a_concatenation() -> None:
 
 def test_scores_of_nothing_stay_nothing() -> None:
     assert relative(torch.zeros(3)).tolist() == [0.0, 0.0, 0.0]
+
+
+def test_a_model_that_takes_its_inputs_by_name() -> None:
+    class Named(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.table, self.up, self.down = nn.Embedding(5, 4), nn.Linear(4, 6), nn.Linear(6, 2)
+
+        def forward(self, *, words: Tensor, scale: Tensor) -> dict[str, Tensor]:
+            return {"logits": self.down(F.relu(self.up(self.table(words)))) * scale}
+
+    torch.manual_seed(0)
+    model, inputs = Named(), {"words": torch.arange(5).reshape(1, 5), "scale": torch.ones(1)}
+    scheduler = Scheduler(model, [(Window(0, 1), Prune(l1_ranked_structure_pruner("Filters", 0.5, ["up.weight"])))], example_inputs=inputs)
+    scheduler.on_epoch_begin(0)
+    before = model(**inputs)["logits"]
+    assert kept(scheduler, "up.bias") == kept(scheduler, "up.weight")
+    thin(model, inputs, scheduler.masks)
+    assert model.down.in_features == 3
+    assert torch.allclose(model(**inputs)["logits"], before, atol=1e-6)

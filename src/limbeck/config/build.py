@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import os
 import warnings
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Mapping
 
 import yaml
 from torch import nn
@@ -17,6 +16,7 @@ from limbeck.config.policies import KINDS, Policy
 from limbeck.config.report import Report
 from limbeck.errors import ScheduleWarning
 from limbeck.events import Action
+from limbeck.graph import Inputs
 from limbeck.names import Named, named_parameters
 from limbeck.scheduler import Scheduler
 from limbeck.schedules import Window
@@ -27,7 +27,7 @@ def load_schedule(
     model: nn.Module,
     optimizer: Optimizer | None = None,
     *,
-    example_inputs: Sequence[Any] | None = None,
+    example_inputs: Inputs | None = None,
     allow_plugins: bool = False,
 ) -> Scheduler:
     """A scheduler from a schedule file (its path, its text, or the mapping that it holds).
@@ -52,7 +52,7 @@ def load_schedule(
     return built(checked, model, optimizer, example_inputs)
 
 
-def built(checked: Checked, model: nn.Module, optimizer: Optimizer | None = None, example_inputs: Sequence[Any] | None = None) -> Scheduler:
+def built(checked: Checked, model: nn.Module, optimizer: Optimizer | None = None, example_inputs: Inputs | None = None) -> Scheduler:
     """The scheduler of a schedule that was read without faults; its text is that of the file, or of the mapping as a file."""
     text = checked.document.text
     if text is None:

@@ -19,6 +19,9 @@ from torch.export.graph_signature import InputKind
 from limbeck.errors import CaptureError
 from limbeck.names import canonical
 
+Inputs = Sequence[Any] | Mapping[str, Any]
+"""What a model takes, in the order of its arguments or by their names."""
+
 TORCH = Path(torch.__file__).parent
 FRAME = re.compile(r'File "(.+?)", line (\d+)')
 SIZES = (
@@ -95,7 +98,16 @@ class Graph:
     """Which parameter or buffer a node of kind ``tensor`` stands for."""
 
 
-def capture(model: nn.Module, example_inputs: Sequence[Any], kwargs: Mapping[str, Any] | None = None) -> Graph:
+def arguments(inputs: Inputs) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """What a model is called with: a sequence in its order, a mapping by name.
+
+    >>> arguments([1, 2]), arguments({"input_ids": 3})
+    (((1, 2), {}), ((), {'input_ids': 3}))
+    """
+    return ((), dict(inputs)) if isinstance(inputs, Mapping) else (tuple(inputs), {})
+
+
+def capture(model: nn.Module, example_inputs: Inputs) -> Graph:
     """The graph of one forward pass in evaluation mode; neither the model nor its mode is changed.
 
     >>> graph = capture(nn.Sequential(nn.Linear(3, 4), nn.ReLU()), (torch.zeros(2, 3),))
@@ -111,7 +123,7 @@ def capture(model: nn.Module, example_inputs: Sequence[Any], kwargs: Mapping[str
     ):  # without no_grad, a model's own no_grad would hide what runs in it
         warnings.simplefilter("ignore")
         try:
-            program = torch.export.export(model, tuple(example_inputs), dict(kwargs or {}), strict=False)
+            program = torch.export.export(model, *arguments(example_inputs), strict=False)
         except Exception as error:
             raise CaptureError(_refusal(error)) from error
     tensors, first = _tensors(model)

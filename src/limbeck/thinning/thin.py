@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import dataclasses
 import traceback
-from collections.abc import Iterator, Mapping, MutableMapping, Sequence
+from collections.abc import Iterator, Mapping, MutableMapping
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,7 @@ from torch.optim import Optimizer
 
 from limbeck.errors import RecipeError
 from limbeck.events import Coupled
-from limbeck.graph import Coupling, capture, coupling
+from limbeck.graph import Coupling, Inputs, arguments, capture, coupling
 from limbeck.masks import Masks
 from limbeck.names import canonical, unwrap
 from limbeck.recipes import Recipe
@@ -27,7 +27,7 @@ TOLERANCE = 1e-5
 
 def thin(
     model: nn.Module,
-    example_inputs: Sequence[Any],
+    example_inputs: Inputs,
     masks: Masks | MutableMapping[str, Tensor] | None = None,
     optimizer: Optimizer | None = None,
 ) -> Recipe:
@@ -47,7 +47,8 @@ def thin(
       (2): Linear(in_features=2, out_features=2, bias=True)
     )
 
-    Raises ``CaptureError`` for a model that cannot be captured, ``RecipeError`` where no part of the plan can be carried out.
+    ``example_inputs`` are a sequence of what the model takes, or a mapping by name. Raises ``CaptureError`` for a model that cannot be captured,
+    ``RecipeError`` where no part of the plan can be carried out.
     """
     graph = capture(unwrap(model), example_inputs)
     return thin_coupled(Coupled(graph, coupling(graph)), model, example_inputs, masks, optimizer)
@@ -56,7 +57,7 @@ def thin(
 def thin_coupled(
     units: Coupled,
     model: nn.Module,
-    example_inputs: Sequence[Any],
+    example_inputs: Inputs,
     masks: Masks | MutableMapping[str, Tensor] | None = None,
     optimizer: Optimizer | None = None,
 ) -> Recipe:
@@ -99,16 +100,17 @@ class Trouble:
     lines: tuple[str, ...] = ()
 
 
-def check(recipe: Recipe, model: nn.Module, example_inputs: Sequence[Any]) -> Trouble | None:
+def check(recipe: Recipe, model: nn.Module, example_inputs: Inputs) -> Trouble | None:
     """Whether a thinned copy of a model computes what the model does, to 1e-5 of the largest output; None when it does."""
     modes = [(module, module.training) for module in model.modules()]
     thinned = copy.deepcopy(model)
     apply(recipe, thinned)
+    args, kwargs = arguments(example_inputs)
     try:
         with torch.no_grad():
-            expected = list(_flat(model.eval()(*example_inputs)))
+            expected = list(_flat(model.eval()(*args, **kwargs)))
             try:
-                found = list(_flat(thinned.eval()(*example_inputs)))
+                found = list(_flat(thinned.eval()(*args, **kwargs)))
             except Exception as error:
                 frames = reversed(traceback.extract_tb(error.__traceback__))
                 text = f"fails: {str(error).splitlines()[0] if str(error) else type(error).__name__}"

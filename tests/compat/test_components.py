@@ -124,14 +124,13 @@ def test_a_name_that_is_not_there_is_told(module: Any) -> None:
 
 @pytest.mark.parametrize("name", distiller.LATER)
 def test_what_comes_later_is_not_mistaken_for_a_slip(name: str) -> None:
-    with pytest.raises(AttributeError, match=f"has no '{name}': this version of Limbeck has no (quantizers|thinning)"):
+    with pytest.raises(AttributeError, match=f"has no '{name}': this version of Limbeck has no quantizers"):
         getattr(distiller, name)
 
 
 @pytest.mark.parametrize(
     ("statement", "message"),
     [
-        ("from limbeck.compat.distiller.thinning import remove_filters", "no 'remove_filters': this version of Limbeck has no thinning"),
         ("from limbeck.compat.distiller.quantization import Quantizer", "no 'Quantizer': this version of Limbeck has no quantizers"),
         ("from limbeck.compat.distiller.apputils import save_checkpoint", "no 'save_checkpoint': use that of limbeck.apps.checkpoint"),
         ("from limbeck.compat.distiller.apputils import load_checkpoint", "no 'load_checkpoint': use that of limbeck.apps.checkpoint"),
@@ -145,8 +144,6 @@ def test_what_is_not_here_says_so_when_it_is_imported(statement: str, message: s
 def test_a_helper_that_is_not_there_is_told() -> None:
     with pytest.raises(AttributeError, match="has no 'config_pyloger'; did you mean 'config_pylogger'"):
         _ = distiller.apputils.config_pyloger
-    with pytest.raises(AttributeError, match="has no 'remove_layers': this version of Limbeck has no thinning"):
-        _ = distiller.thinning.remove_layers
 
 
 def test_every_public_name_is_there() -> None:

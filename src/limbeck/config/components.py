@@ -96,7 +96,7 @@ def _learning_rate(rate: DescribedRate) -> Action:
 
 
 def _thin(remover: Remover) -> Action:
-    return Thin(remover.input_shape)
+    return Thin(remover.input_shape, remover.shifts)
 
 
 SECTIONS: tuple[Section, ...] = (

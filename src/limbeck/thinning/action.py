@@ -8,13 +8,14 @@ from dataclasses import asdict
 from typing import Any
 
 import torch
+from torch import Tensor
 from torch.nn.parallel import DistributedDataParallel
 
 from limbeck.errors import ScheduleError, ScheduleWarning
 from limbeck.events import Action, State
 from limbeck.recipes import Recipe
 from limbeck.schedules import Moment, Window
-from limbeck.thinning.thin import thin_coupled
+from limbeck.thinning.thin import Shifts, thin_coupled
 
 SHOWN = 3
 """Longer lists of what stays are cut off."""
@@ -27,7 +28,8 @@ class Thin(Action):
     ranks by, is waited for. The model computes what it did; its masks, the optimizer's state and all that actions hold go along, and
     ``scheduler.recipes`` notes what went. A window may fire several times.
 
-    ``input_shape``, the batch in it, makes inputs by chance for a model of which the scheduler has no ``example_inputs``.
+    ``input_shape``, the batch in it, makes inputs by chance for a model of which the scheduler has no ``example_inputs``. ``shifts`` is that of
+    ``limbeck.thinning.thin``.
 
     >>> from torch import nn
     >>> from limbeck.scheduler import Scheduler
@@ -42,8 +44,9 @@ class Thin(Action):
     1 Linear(in_features=2, out_features=2, bias=True)
     """
 
-    def __init__(self, input_shape: Sequence[int] | None = None) -> None:
+    def __init__(self, input_shape: Sequence[int] | None = None, shifts: Shifts = "keep") -> None:
         self._shape = None if input_shape is None else tuple(input_shape)
+        self._shifts = shifts
         self._due: Moment | None = None
         self._told: set[str] = set()
 
@@ -64,7 +67,7 @@ class Thin(Action):
                     "to be thinned a model is run once: give input_shape, as in [1, 3, 32, 32], or a dataset to the extension, or example_inputs "
                     "to load_schedule"
                 )
-            state.example_inputs = (torch.randn(self._shape, generator=torch.Generator().manual_seed(0)),)
+            state.example_inputs = random_inputs(self._shape)
         state.coupled()
 
     def on_epoch_begin(self, state: State, moment: Moment) -> None:
@@ -96,7 +99,7 @@ class Thin(Action):
     def _carry_out(self, state: State) -> None:
         if self._due is not None and not any(getattr(action, "waits", False) for _, action in state.schedule):
             self._due = None
-            self._tell(thin_now(state))
+            self._tell(thin_now(state, self._shifts))
 
     def _tell(self, recipe: Recipe) -> None:
         """Warn, once of each, of what weights leave out and yet stays."""
@@ -108,7 +111,12 @@ class Thin(Action):
             warnings.warn(f"{what}, though it is zero:\n  " + "\n  ".join(lines[:SHOWN]) + more, ScheduleWarning, stacklevel=2)
 
 
-def thin_now(state: State) -> Recipe:
+def random_inputs(shape: Sequence[int]) -> tuple[Tensor]:
+    """Normal numbers of a shape, the same each time."""
+    return (torch.randn(tuple(shape), generator=torch.Generator().manual_seed(0)),)
+
+
+def thin_now(state: State, shifts: Shifts = "keep") -> Recipe:
     """Take out of a scheduler's model all units that are zero; the masks, the optimizer's state and all that actions hold go along.
 
     It is what ``Thin`` does, for a loop that thins when it sees fit: ``thin_now(scheduler.state)``, between two steps. Raises
@@ -118,7 +126,7 @@ def thin_now(state: State) -> Recipe:
     if units is None or inputs is None:
         raise ScheduleError("to be thinned a model is run once: give the scheduler example_inputs, as in (torch.zeros(1, 3, 32, 32),)")
     with torch.random.fork_rng(devices=()):
-        recipe = thin_coupled(units, state.model, inputs, state.masks, state.optimizer)
+        recipe = thin_coupled(units, state.model, inputs, state.masks, state.optimizer, shifts)
     if recipe:
         state.recipes.append(recipe)
         for window, action in state.schedule:

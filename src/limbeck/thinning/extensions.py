@@ -8,6 +8,8 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
+from limbeck.thinning.thin import Shifts
+
 SHAPES: Mapping[str, tuple[int, ...]] = {"cifar10": (1, 3, 32, 32), "imagenet": (1, 3, 224, 224), "mnist": (1, 1, 28, 28)}
 """The shape of one input of each data set that the ancestor knew."""
 
@@ -24,6 +26,7 @@ class Remover:
 
     input_shape: tuple[int, ...] | None = None
     """Of what the model takes, where the program does not give example inputs."""
+    shifts: Shifts = "keep"
 
 
 def remover(
@@ -31,18 +34,22 @@ def remover(
     arch: str | None = None,
     dataset: Dataset | None = None,
     input_shape: Shape | None = None,
+    shifts: Shifts = "keep",
 ) -> Remover:
     """Take out of the model all units that are zero: its filters, channels and neurons, and what is coupled to them.
 
     The model is captured with example inputs: those that the program gives, or else some of ``input_shape``, or of the ``dataset``'s. Whatever
     ``thinning_func_str`` is called, a unit goes when nothing is computed by it, or nothing reads it. ``arch`` is not needed.
 
+    A filter of zeros to which a bias or a norm adds something gives a constant, and stays; ``shifts: drop`` takes it out with its constant, as
+    Distiller did. Pruners that follow the coupling leave none.
+
     >>> remover("remove_filters", "resnet20_cifar", "cifar10")
-    Remover(input_shape=(1, 3, 32, 32))
+    Remover(input_shape=(1, 3, 32, 32), shifts='keep')
     """
     if input_shape is not None:
-        return Remover(tuple(input_shape))
-    return Remover(None if dataset is None else SHAPES[dataset])
+        return Remover(tuple(input_shape), shifts)
+    return Remover(None if dataset is None else SHAPES[dataset], shifts)
 
 
 EXTENSIONS: dict[str, Callable[..., Remover]] = dict.fromkeys(("ChannelRemover", "FilterRemover", "StructureRemover"), remover)

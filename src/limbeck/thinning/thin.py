@@ -7,7 +7,7 @@ import dataclasses
 import traceback
 from collections.abc import Iterator, Mapping, MutableMapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -16,6 +16,7 @@ from torch.optim import Optimizer
 from limbeck.errors import RecipeError
 from limbeck.events import Coupled
 from limbeck.graph import Coupling, Inputs, arguments, capture, coupling
+from limbeck.graph.removal import silence
 from limbeck.masks import Masks
 from limbeck.names import canonical, unwrap
 from limbeck.recipes import Recipe
@@ -24,12 +25,16 @@ from limbeck.thinning.plan import plan
 
 TOLERANCE = 1e-5
 
+Shifts = Literal["keep", "drop"]
+"""What becomes of filters of zeros to which a bias or a norm adds a constant."""
+
 
 def thin(
     model: nn.Module,
     example_inputs: Inputs,
     masks: Masks | MutableMapping[str, Tensor] | None = None,
     optimizer: Optimizer | None = None,
+    shifts: Shifts = "keep",
 ) -> Recipe:
     """Remove from a model all units that are zero, and return the recipe.
 
@@ -47,11 +52,14 @@ def thin(
       (2): Linear(in_features=2, out_features=2, bias=True)
     )
 
+    A filter of zeros to which a bias or a norm adds something gives a constant, and stays. With ``shifts="drop"`` it goes with its constant: what the
+    model computes is then what it computes without these biases, scales and shifts.
+
     ``example_inputs`` are a sequence of what the model takes, or a mapping by name. Raises ``CaptureError`` for a model that cannot be captured,
     ``RecipeError`` where no part of the plan can be carried out.
     """
     graph = capture(unwrap(model), example_inputs)
-    return thin_coupled(Coupled(graph, coupling(graph)), model, example_inputs, masks, optimizer)
+    return thin_coupled(Coupled(graph, coupling(graph)), model, example_inputs, masks, optimizer, shifts)
 
 
 def thin_coupled(
@@ -60,16 +68,17 @@ def thin_coupled(
     example_inputs: Inputs,
     masks: Masks | MutableMapping[str, Tensor] | None = None,
     optimizer: Optimizer | None = None,
+    shifts: Shifts = "keep",
 ) -> Recipe:
     """``thin`` for a model whose graph and coupling are known."""
     graph, coupled, model = units.graph, units.coupling, unwrap(model)
-    zeros = tensors(model)
+    zeros = tensors(model) if shifts == "keep" else _without_shifts(units, model)
     leave: dict[int, str] = {}
     while True:
         recipe = plan(graph, coupled, zeros, leave)
         if not recipe:
             break
-        trouble = check(recipe, model, example_inputs)
+        trouble = check(recipe, model, example_inputs, zeros)
         if trouble is None:
             break
         lines = [line for line in trouble.lines if coupled.lines.get(line, frozenset()) - leave.keys()]
@@ -81,6 +90,28 @@ def thin_coupled(
     recipe = dataclasses.replace(recipe, left=(*recipe.left, *notes))
     apply(recipe, model, masks, optimizer)
     return recipe
+
+
+def _without_shifts(units: Coupled, model: nn.Module) -> dict[str, Tensor]:
+    """The model's tensors, with zeros for all that belongs to filters of zeros in biases and norms."""
+    found = tensors(model)
+    kept = {name: found[name] != 0 for name in units.graph.tensors if name in found and found[name].dim() > 1}
+    for name, keep in silence(units.graph, units.coupling, kept).vectors.items():
+        found[name] = found[name] * keep.to(found[name].device)
+    return found
+
+
+def _with_cut(recipe: Recipe, model: nn.Module, values: Mapping[str, Tensor]) -> nn.Module:
+    """The model, or, where what is cut of its vectors has other ``values``, a copy that has them there."""
+    own, cuts = tensors(model), [cut for cut in recipe.cuts if len(values[cut.tensor].shape) == 1]
+    places = {cut.tensor: torch.ones(cut.size, dtype=torch.bool).index_fill(0, torch.tensor(cut.kept), value=False) for cut in cuts}
+    if all(torch.equal(own[name][gone], values[name][gone]) for name, gone in places.items()):
+        return model
+    changed = copy.deepcopy(model)
+    for name, tensor in tensors(changed).items():
+        if name in places:
+            tensor[places[name]] = values[name][places[name]]
+    return changed
 
 
 def _assumed(coupled: Coupling) -> set[int]:
@@ -100,8 +131,12 @@ class Trouble:
     lines: tuple[str, ...] = ()
 
 
-def check(recipe: Recipe, model: nn.Module, example_inputs: Inputs) -> Trouble | None:
-    """Whether a thinned copy of a model computes what the model does, to 1e-5 of the largest output; None when it does."""
+def check(recipe: Recipe, model: nn.Module, example_inputs: Inputs, values: Mapping[str, Tensor] | None = None) -> Trouble | None:
+    """Whether a thinned copy of a model computes what the model does, to 1e-5 of the largest output; None when it does.
+
+    ``values`` take the place of some of the model's where the recipe cuts vectors.
+    """
+    model = model if values is None else _with_cut(recipe, model, values)
     modes = [(module, module.training) for module in model.modules()]
     thinned = copy.deepcopy(model)
     apply(recipe, thinned)

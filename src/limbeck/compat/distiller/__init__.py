@@ -27,7 +27,7 @@ from limbeck.compat.distiller import (
     thinning,
     utils,
 )
-from limbeck.compat.distiller._later import QUANTIZERS, THINNING
+from limbeck.compat.distiller._later import QUANTIZERS
 from limbeck.compat.distiller.config import dict_config, file_config
 from limbeck.compat.distiller.data_loggers import log_training_progress, log_weights_sparsity
 from limbeck.compat.distiller.maskers import ParameterMasker, create_model_masks_dict
@@ -41,6 +41,19 @@ from limbeck.compat.distiller.policy import (
     ScheduledTrainingPolicy,
 )
 from limbeck.compat.distiller.scheduler import CompressionScheduler
+from limbeck.compat.distiller.thinning import (
+    ChannelRemover,
+    FilterRemover,
+    StructureRemover,
+    ThinningRecipe,
+    contract_model,
+    execute_thinning_recipe,
+    execute_thinning_recipes_list,
+    find_nonzero_channels,
+    find_nonzero_channels_list,
+    remove_channels,
+    remove_filters,
+)
 from limbeck.compat.distiller.utils import (
     density,
     density_2D,
@@ -66,11 +79,13 @@ from limbeck.training.learning_rate import polynomial_lr as PolynomialLR
 CLASSES = {**pruning.PRUNERS, **regularization.REGULARIZERS}
 """Constructors of the pruners and regularizers, which are names of this module too."""
 
-LATER = {**dict.fromkeys(quantization.NAMES, QUANTIZERS), **dict.fromkeys(thinning.NAMES, THINNING)}
+LATER = dict.fromkeys(quantization.NAMES, QUANTIZERS)
 """Names of the ancestor's that are not here yet, and what they belong to."""
 
 __all__ = [
+    "ChannelRemover",
     "CompressionScheduler",
+    "FilterRemover",
     "LRPolicy",
     "LossComponent",
     "MultiStepMultiGammaLR",
@@ -80,8 +95,11 @@ __all__ = [
     "PruningPolicy",
     "RegularizationPolicy",
     "ScheduledTrainingPolicy",
+    "StructureRemover",
+    "ThinningRecipe",
     "apputils",
     "config",
+    "contract_model",
     "create_model_masks_dict",
     "data_loggers",
     "density",
@@ -92,7 +110,11 @@ __all__ = [
     "density_cols",
     "density_rows",
     "dict_config",
+    "execute_thinning_recipe",
+    "execute_thinning_recipes_list",
     "file_config",
+    "find_nonzero_channels",
+    "find_nonzero_channels_list",
     "log_training_progress",
     "log_weights_sparsity",
     "model_sparsity",
@@ -103,6 +125,8 @@ __all__ = [
     "pruning",
     "quantization",
     "regularization",
+    "remove_channels",
+    "remove_filters",
     "scheduler",
     "sparsity",
     "sparsity_2D",

@@ -6,7 +6,6 @@ from collections.abc import Callable, Sequence
 from typing import NoReturn
 
 QUANTIZERS = "quantizers; weights keep their type"
-THINNING = "thinning under Distiller's names; limbeck.thinning.thin(model, example_inputs) takes out units that are zero"
 
 
 def not_here(module: str, names: Sequence[str], what: str) -> Callable[[str], NoReturn]:

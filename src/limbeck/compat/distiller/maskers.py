@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from limbeck.errors import did_you_mean
+from limbeck.events import State
 from limbeck.masks import Masks
 from limbeck.names import Named, canonical, named_parameters
 
@@ -52,10 +53,16 @@ class MaskDict(Mapping[str, ParameterMasker]):
     tensor([[ True, False]])
     """
 
-    def __init__(self, masks: Masks, parameters: Mapping[str, Named]) -> None:
+    def __init__(self, masks: Masks, parameters: Mapping[str, Named], state: State | None = None) -> None:
         self._masks = masks
         self._parameters = parameters
+        self.state = state
         self._owners = {name: named.name for named in parameters.values() for name in (*named.aliases, named.name)}
+
+    @property
+    def masks(self) -> Masks:
+        """The masks themselves."""
+        return self._masks
 
     def __getitem__(self, name: str) -> ParameterMasker:
         """The masker of a parameter; raises ``KeyError``, naming the closest names, when the model has none of that name."""

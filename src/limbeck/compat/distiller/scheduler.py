@@ -42,7 +42,7 @@ class CompressionScheduler:
     def __init__(self, model: nn.Module, zeros_mask_dict: Mapping[str, Any] | None = None, device: object = None) -> None:
         self.model = model
         self.scheduler = Scheduler(model)
-        self.zeros_mask_dict = MaskDict(self.scheduler.masks, self.scheduler.state.parameters)
+        self.zeros_mask_dict = MaskDict(self.scheduler.masks, self.scheduler.state.parameters, self.scheduler.state)
         self._call = Call()
         self._pending: Mapping[str, Any] | None = None
         if zeros_mask_dict is not None:

@@ -75,11 +75,23 @@ def changes(graph: Graph, cuts: Sequence[Cut]) -> tuple[Change, ...]:
             module, _, leaf = name.rpartition(".")
             owned.setdefault(module, {})[leaf] = stored.shape
             thin.setdefault(module, {})[leaf] = tuple(shape)
-    return tuple(change for name, module in graph.modules.items() if name in owned for change in _changes(module, owned[name], thin[name]))
+    found = ((module, _own(name, owned), _own(name, thin)) for name, module in graph.modules.items())
+    return tuple(change for module, before, after in found for change in _changes(module, before, after))
+
+
+def _own(name: str, owned: Mapping[str, Shapes]) -> Shapes:
+    """The shapes of a module's tensors; of a weight that is computed from others (parametrized, pruned by torch) that of the one like it."""
+    shapes, made = owned.get(name, {}), owned.get(f"{name}.parametrizations.weight", {})
+    stands = [
+        *[shapes.get(leaf) for leaf in ("weight", "weight_orig", "weight_v")],
+        *[made.get(leaf) for leaf in ("original1", "original")],
+    ]
+    weight = next((shape for shape in stands if shape is not None), None)
+    return shapes if weight is None else {**shapes, "weight": weight}
 
 
 def _changes(module: Module, before: Shapes, after: Shapes) -> list[Change]:
-    if module.type not in KINDS or before == after:
+    if module.type not in KINDS or before == after or not {"weight", "weight_ih", "weight_ih_l0", "running_mean"} & before.keys():
         return []
     sizes = KINDS[module.type](module.sizes, before, after)
     return [

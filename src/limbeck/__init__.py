@@ -20,11 +20,13 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from limbeck.config import Plan, Rehearsal, Report, check_file, load_schedule, plan, rehearse
     from limbeck.errors import (
+        CaptureError,
         CheckpointError,
         DataError,
         LimbeckError,
         MaskError,
         MissingExtraError,
+        RecipeError,
         ScheduleError,
         ScheduleWarning,
         TargetError,
@@ -41,17 +43,20 @@ if TYPE_CHECKING:
     from limbeck.regularization import Regularize, Regularizer
     from limbeck.scheduler import Scheduler
     from limbeck.schedules import Moment, Window
+    from limbeck.thinning import Recipe, Thin, load_thinned, replay, save_thinned, thin
     from limbeck.tile import Tile
     from limbeck.training import LearningRate, PlateauDecay
 
 _HOMES = {
     "limbeck.config": ("Plan", "Rehearsal", "Report", "check_file", "load_schedule", "plan", "rehearse"),
     "limbeck.errors": (
+        "CaptureError",
         "CheckpointError",
         "DataError",
         "LimbeckError",
         "MaskError",
         "MissingExtraError",
+        "RecipeError",
         "ScheduleError",
         "ScheduleWarning",
         "TargetError",
@@ -68,6 +73,7 @@ _HOMES = {
     "limbeck.scheduler": ("Scheduler",),
     "limbeck.ramps": ("Ramp",),
     "limbeck.schedules": ("Moment", "Window"),
+    "limbeck.thinning": ("Recipe", "Thin", "load_thinned", "replay", "save_thinned", "thin"),
     "limbeck.tile": ("Tile",),
     "limbeck.training": ("LearningRate", "PlateauDecay"),
 }
@@ -77,6 +83,7 @@ __all__ = [
     "TFMOT",
     "Action",
     "Activations",
+    "CaptureError",
     "CheckpointError",
     "DataError",
     "Gradients",
@@ -92,6 +99,8 @@ __all__ = [
     "Prune",
     "Pruner",
     "Ramp",
+    "Recipe",
+    "RecipeError",
     "Regularize",
     "Regularizer",
     "Rehearsal",
@@ -102,14 +111,19 @@ __all__ = [
     "Site",
     "State",
     "TargetError",
+    "Thin",
     "Tile",
     "Units",
     "Window",
     "attach",
     "check_file",
     "load_schedule",
+    "load_thinned",
     "plan",
     "rehearse",
+    "replay",
+    "save_thinned",
+    "thin",
 ]
 
 

@@ -13,7 +13,7 @@ from torch import nn
 from limbeck.apps.images.models import MODELS
 from limbeck.config import check_file, load_schedule
 from limbeck.errors import DataError
-from limbeck.sensitivity import Group, Row, analysed, parse_budget, parse_levels, schedule_text, suggest
+from limbeck.sensitivity import Group, Row, Structure, analysed, parse_budget, parse_levels, schedule_text, suggest
 from limbeck.sensitivity.suggest import level_of
 from limbeck.stats import nonzero_groups
 from limbeck.summaries.compute import compute
@@ -116,6 +116,24 @@ def test_an_output_layer_is_left() -> None:
     assert made.levels == {"0.weight": 0.3}
     assert made.left == {"2.weight": "it is the model's output"}
     thin(net, (torch.zeros(1, 4),))
+
+
+def test_of_coupled_convolutions_the_first_loses_units() -> None:
+    net = nn.Sequential(
+        nn.Conv2d(3, 8, 1), nn.BatchNorm2d(8), nn.ReLU(), nn.Conv2d(8, 8, 3, groups=8), nn.BatchNorm2d(8), nn.ReLU(), nn.Conv2d(8, 4, 1)
+    )
+    structure, names = Structure.of(net, (torch.zeros(1, 3, 6, 6),)), ["0.weight", "3.weight", "6.weight"]
+    assert structure.removable(net, names, "filter") == {
+        "0.weight": "", "3.weight": "for its units go with those of an earlier layer", "6.weight": "it is the model's output"
+    }  # fmt: skip
+    assert structure.removable(net, names, "channel")["6.weight"] == ""
+    assert structure.removable(net, names, "channel")["3.weight"]
+
+
+def test_where_nothing_can_go_that_is_said() -> None:
+    rows = [Row("weight", level, 90.0, 99.0, 1 + level) for level in (0.0, 0.5)]
+    with pytest.raises(DataError, match="no filter can be taken out by itself: of weight, it is the model's output"):
+        suggest(rows, nn.Linear(4, 4), (torch.zeros(1, 4),), "filter", parse_budget("macs=0.5"))
 
 
 @pytest.mark.parametrize("text", ["latency=0.5", "macs", "macs=half", "macs=0", "macs=1", "macs=50", "macs=nan"])

@@ -24,6 +24,7 @@ AXES: Mapping[Group, int] = {"filter": 0, "channel": 1}
 """Along which axis of a weight its structures lie."""
 SHARED = ("for other layers compute the same units (sums, groups)", "for other layers read the same units (branches, groups)")
 """By axis: why units of one parameter do not go alone."""
+FOLLOWS = "for its units go with those of an earlier layer"
 
 
 @dataclass(frozen=True)
@@ -112,21 +113,31 @@ class Structure:
     def removable(self, model: nn.Module, names: Sequence[str], group: Group) -> dict[str, str]:
         """By parameter: an empty text where thinning takes out units that are pruned in it alone, or else why not.
 
-        It is tried: one unit is masked in each, no two of them coupled, and thinning planned.
+        It is tried: one unit is masked in each, no two of them coupled, and thinning planned. Where several could lose the same units (a
+        convolution and the depthwise one behind it) it is the first that does.
         """
         axis, taken, masks, tried = AXES[group], set[int](), dict[str, Tensor](), dict[str, int]()
         for name in names:
             units = self.coupling.units(name, axis)
             place = next((place for place, unit in enumerate(units) if unit not in taken and units.count(unit) == 1), None)
-            if place is not None:
+            if place is not None and len(units) > 1:
                 tried[name] = place
                 taken.add(units[place])
                 masks[name] = torch.ones(self.shapes[name], dtype=torch.bool)
                 masks[name].select(axis, place).fill_(False)
         recipe = self.recipe(model, masks)
         cuts = {(cut.tensor, cut.axis): set(cut.kept) for cut in recipe.cuts}
-        gone = {name for name, place in tried.items() if (name, axis) in cuts and place not in cuts[name, axis]}
-        return {name: "" if name in gone else _reason(recipe, name, axis) for name in names}
+        reasons, owned = dict[str, str](), set[int]()
+        for name in names:
+            units = self.coupling.units(name, axis)
+            if name not in tried or (name, axis) not in cuts or tried[name] in cuts[name, axis]:
+                reasons[name] = _reason(recipe, name, axis)
+            elif not owned.isdisjoint(units):
+                reasons[name] = FOLLOWS
+            else:
+                reasons[name] = ""
+                owned.update(units)
+        return reasons
 
 
 def _reason(recipe: Recipe, name: str, axis: int) -> str:

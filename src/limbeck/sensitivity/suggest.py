@@ -93,7 +93,12 @@ def suggest(rows: Sequence[Row], model: nn.Module, example_inputs: Sequence[Any]
     left: dict[str, str] = {}
     if group != "element":
         left = {name: reason for name, reason in structure.removable(model, names, group).items() if reason}
-    costs = structure.costs([name for name in names if name not in left], group, budget.kind)
+    chosen = [name for name in names if name not in left]
+    if not chosen:
+        raise DataError(
+            f"no {group} can be taken out by itself: of {names[0]}, {left[names[0]]}; measure other parameters, or another group"
+        )
+    costs = structure.costs(chosen, group, budget.kind)
     rises = curves(rows, costs.units)
     masked = Masked(model, structure, group)
     dropped = _within(rises, costs, budget, masked)

@@ -82,7 +82,7 @@ def run_sensitivity(options: SensitivityOptions, as_json: bool = False) -> None:
     with Progress(len(names) * len(levels), "sensitivity", console=Console(stderr=True)) as progress:
         analysis = Analysis(names, levels, options.group, settings)
         rows = analysis.run(trained.model, Shared(batches), folder, progress, follow)
-    title = f"{trained.options.model}: sensitivity to pruning of single {options.group}s"
+    title = f"{trained.options.model}: {options.group}s of one parameter pruned at a time"
     files = [folder / TABLE, folder / SETTINGS, *draw(rows, title, folder)]
     for budget in budgets:
         made = suggest(rows, trained.model, inputs, options.group, budget)

@@ -77,15 +77,17 @@ class State:
     example_inputs: Inputs | None = None
     """One small batch of what the model takes, in its order or by name: what its graph is captured with."""
     recipes: list[Recipe] = field(default_factory=list)
-    """The thinnings that were carried out, in their order."""
+    """The thinnings that the model has been through, in their order."""
+    inherited: int = 0
+    """How many of them it came with."""
     schedule: list[tuple[Window, Action]] = field(default_factory=list)
     """The scheduler's (window, action) pairs."""
     _coupled: tuple[int, Coupled] | None = field(default=None, repr=False)
 
     @property
     def removed(self) -> dict[str, dict[int, int]]:
-        """How many positions thinning has taken out of the model in all: by canonical name of a parameter or buffer, then axis."""
-        return removed(self.recipes)
+        """How many positions this run's thinnings have taken out: by canonical name of a parameter or buffer, then axis."""
+        return removed(self.recipes[self.inherited :])
 
     def inputs(self) -> Inputs | None:
         """The example inputs where the model's first parameter is; None without any."""

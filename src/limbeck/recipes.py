@@ -8,9 +8,10 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from limbeck.errors import RecipeError
+from limbeck.names import canonical
 
 
 @dataclass(frozen=True)
@@ -116,6 +117,12 @@ def remaining(recipes: Sequence[Recipe], shapes: Mapping[str, tuple[int, ...]]) 
         if fits and not unfinished([before], shapes):
             return rest
     return recipes
+
+
+def shapes(model: nn.Module) -> dict[str, tuple[int, ...]]:
+    """The shape of every parameter and buffer, by canonical name."""
+    named = (*model.named_buffers(remove_duplicate=False), *model.named_parameters(remove_duplicate=False))
+    return {canonical(name): tuple(tensor.shape) for name, tensor in named}
 
 
 def thinner(tensor: Tensor, cuts: Iterable[Cut]) -> Tensor:

@@ -14,8 +14,8 @@ from limbeck.errors import CheckpointError, ScheduleError
 from limbeck.events import Action, Policies, State, as_policies, saved_state
 from limbeck.graph import Inputs
 from limbeck.masks import Masks
-from limbeck.names import canonical, named_parameters
-from limbeck.recipes import Recipe, unfinished
+from limbeck.names import named_parameters
+from limbeck.recipes import Recipe, shapes, unfinished
 from limbeck.schedules import Clock, Window
 
 B = TypeVar("B")
@@ -98,6 +98,10 @@ class Scheduler:
     def recipes(self) -> tuple[Recipe, ...]:
         """The thinnings that were carried out, in their order."""
         return tuple(self._state.recipes)
+
+    def inherit(self, recipes: Sequence[Recipe]) -> None:
+        """Note the thinnings that a model came with, before the first epoch: levels of pruners are then fractions of what it has now."""
+        self._state.recipes, self._state.inherited = list(recipes), len(recipes)
 
     @property
     def loss_components(self) -> Mapping[str, Tensor]:
@@ -273,6 +277,7 @@ class Scheduler:
             "memo": {name: dict(numbers) for name, numbers in self._state.memo.items()},
             "metrics": dict(self._state.metrics),
             "recipes": [recipe.to_json() for recipe in self._state.recipes],
+            "inherited": self._state.inherited,
             "actions": [[type(action).__name__, saved_state(action)] for _, action in self.schedule],
         }
 
@@ -283,7 +288,7 @@ class Scheduler:
         Raises ``CheckpointError`` for what is no scheduler's state, and for that of another schedule or model.
         """
         self._check(saved)
-        self._state.recipes = self._done(saved.get("recipes", ()))
+        self._state.recipes, self._state.inherited = self._done(saved.get("recipes", ())), saved.get("inherited", 0)
         self.masks.load_state_dict(saved["masks"], saved.get("aside"))
         clock = dict(saved["clock"])
         self._epoch_open = bool(clock.pop("epoch_open"))
@@ -313,8 +318,7 @@ class Scheduler:
     def _done(self, saved: Sequence[str]) -> list[Recipe]:
         """The recipes of a saved state; raises ``CheckpointError`` where they have not been carried out on the model."""
         recipes = [Recipe.from_json(text) for text in saved]
-        tensors = {canonical(name): tuple(tensor.shape) for name, tensor in self._state.model.state_dict(keep_vars=True).items()}
-        if faults := unfinished(recipes, tensors):
+        if faults := unfinished(recipes, shapes(self._state.model)):
             raise CheckpointError(
                 f"the checkpoint's model was thinned and this one was not so: {faults[0]}; restore the model from the checkpoint first, or thin "
                 "it by limbeck.replay(recipes, model)"

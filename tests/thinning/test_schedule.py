@@ -418,3 +418,18 @@ def test_the_state_holds_what_the_recipes_say() -> None:
     kept = [{(cut.tensor, cut.axis): len(cut.kept) for cut in recipe.cuts}["a.weight", 0] for recipe in run.scheduler.recipes]
     assert all(later < earlier for earlier, later in pairwise(kept))
     assert kept[-1] == run.model.a.out_features
+
+
+def test_levels_count_from_what_a_model_came_with() -> None:
+    first = Run([(Window(0, 5), agp()), (Window(only=(5,)), Thin())], OPTIMIZERS["sgd"]).train()
+    half = filters("L1RankedStructureParameterPruner", desired_sparsity=0.4)
+    second = Run([(Window(0, 1), half), (Window(only=(0,)), Thin())], OPTIMIZERS["sgd"])
+    replay(first.scheduler.recipes, second.model)
+    second.scheduler.inherit(first.scheduler.recipes)
+    second.train(1)
+    assert second.model.a.out_features == 3  # of 5, of which 40 % fall
+    assert len(second.scheduler.recipes) == 2
+    third = Run([(Window(0, 1), half), (Window(only=(0,)), Thin())], OPTIMIZERS["sgd"])
+    replay(second.scheduler.recipes, third.model)
+    third.scheduler.load_state_dict(second.scheduler.state_dict())
+    assert third.scheduler.state.removed == second.scheduler.state.removed

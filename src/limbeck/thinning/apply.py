@@ -12,10 +12,8 @@ from torch.optim import Optimizer
 from limbeck.errors import RecipeError
 from limbeck.masks import Masks
 from limbeck.names import canonical
-from limbeck.recipes import Cut, Recipe, by_tensor, thinner
+from limbeck.recipes import Cut, Recipe, by_tensor, shapes, thinner
 from limbeck.thinning.moments import Moments
-
-Shapes = dict[str, tuple[int, ...]]
 
 
 def apply(
@@ -49,11 +47,6 @@ def apply(
         masks.load_state_dict(*kept)
     elif masks is not None:
         masks.update(kept[0])
-
-
-def shapes(model: nn.Module) -> Shapes:
-    """The shape of every parameter and buffer, by canonical name."""
-    return {name: tuple(tensor.shape) for name, tensor in _tensors(model).items()}
 
 
 def refuse(recipes: Sequence[Recipe], model: nn.Module, optimizer: Optimizer | None = None) -> None:

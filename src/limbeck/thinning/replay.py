@@ -8,8 +8,8 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from limbeck.masks import Masks
-from limbeck.recipes import Recipe, remaining
-from limbeck.thinning.apply import apply, refuse, shapes
+from limbeck.recipes import Recipe, remaining, shapes
+from limbeck.thinning.apply import apply, refuse
 
 
 def replay(

@@ -78,7 +78,7 @@ def start(options: TrainOptions) -> Session:
     model = build_network(options.model, len(images.classes))
     recipes = () if options.weights is None else load_weights(Path(options.weights), model)
     session = _assemble(options, images, model, None if options.compress is None else Path(options.compress))
-    session.scheduler.state.recipes.extend(recipes)
+    session.scheduler.inherit(recipes)
     return session
 
 

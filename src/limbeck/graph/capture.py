@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import logging
 import re
 import sys
 import traceback
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stderr
 from dataclasses import dataclass, field
+from io import StringIO
 from pathlib import Path
 from typing import Any, Literal
 
@@ -120,6 +122,7 @@ def capture(model: nn.Module, example_inputs: Inputs) -> Graph:
         _evaluating(model),
         torch.no_grad(),
         warnings.catch_warnings(),
+        _quiet(),
     ):  # without no_grad, a model's own no_grad would hide what runs in it
         warnings.simplefilter("ignore")
         try:
@@ -135,6 +138,19 @@ def capture(model: nn.Module, example_inputs: Inputs) -> Graph:
     }
     nodes = tuple(_node(node, stored) for node in program.graph.nodes)
     return Graph(nodes, tensors, {canonical(name): _module(name, module) for name, module in model.named_modules()}, stored)
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Without the listing of the graph that torch writes where it refuses a model; what a model itself writes there comes through."""
+    disabled = logging.root.manager.disable
+    logging.disable(logging.WARNING)
+    try:
+        with redirect_stderr(StringIO()) as said:
+            yield
+        sys.stderr.write(said.getvalue())
+    finally:
+        logging.disable(disabled)
 
 
 @contextmanager

@@ -3,10 +3,11 @@
 from limbeck.recipes import Change, Cut, Recipe
 from limbeck.thinning.action import Thin, thin_now
 from limbeck.thinning.apply import apply
-from limbeck.thinning.plan import plan
+from limbeck.thinning.plan import plan, tensors
 from limbeck.thinning.replay import replay
 from limbeck.thinning.save import load_thinned, save_thinned
-from limbeck.thinning.thin import check, tensors, thin
+from limbeck.thinning.thin import thin
+from limbeck.thinning.trial import check
 
 __all__ = [
     "Change",

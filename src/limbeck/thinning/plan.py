@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from limbeck.graph import Coupling, Graph, propagate
 from limbeck.graph.removal import removable
+from limbeck.names import canonical
 from limbeck.recipes import Cut, Recipe
 from limbeck.thinning.sizes import changes
 
@@ -45,6 +46,11 @@ def plan(graph: Graph, coupling: Coupling, tensors: Mapping[str, Tensor], leave:
     zero = {name: ~(value.known.expand(value.shape) != 0) for name, value in flow.stored.items()}
     zero = {name: value & ~flow.stored[name].known.expand(value.shape).isnan() for name, value in zero.items()}
     return Recipe(cuts, changes(graph, cuts), tuple(left(coupling, dead, zero)))
+
+
+def tensors(model: nn.Module) -> dict[str, Tensor]:
+    """All parameters and buffers, by canonical name: what ``plan`` judges."""
+    return {canonical(name): tensor.detach() for group in (model.named_parameters(), model.named_buffers()) for name, tensor in group}
 
 
 def left(coupling: Coupling, dead: Tensor, zero: Mapping[str, Tensor]) -> list[str]:

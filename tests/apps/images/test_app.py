@@ -248,6 +248,7 @@ def test_mixed_precision_and_channels_last_run(tmp_path: Path, schedules: Path) 
 
 
 @pytest.mark.long
+@pytest.mark.filterwarnings("default::DeprecationWarning")  # of torch's compiler about itself
 def test_compiled_training_goes_on_after_a_thinning(tmp_path: Path, schedules: Path) -> None:
     for name, flag in {"plain": "", "compiled": "--compile"}.items():
         result = invoke(f"images train {SMALL} --compress {schedules}/thinned.yaml --save {tmp_path}/{name} {flag}")

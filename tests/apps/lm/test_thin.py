@@ -5,12 +5,15 @@ from __future__ import annotations
 import json
 import shlex
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import load_file
 from typer.testing import CliRunner, Result
 
 from limbeck.apps.checkpoint import load_checkpoint
+from limbeck.apps.track import Tracker
 from limbeck.cli import app
 
 SCHEDULE = """\
@@ -45,24 +48,40 @@ def perplexity(path: Path) -> float:
     return float(json.loads(result.stdout)["perplexity"])
 
 
-def test_hidden_units_go_in_the_middle_of_training(corpus: Path, tmp_path: Path) -> None:
-    last = load_checkpoint(run(corpus, tmp_path, THINNED) / "last")
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory, corpus: Path) -> Path:
+    """The run that nothing stops."""
+    return run(corpus, tmp_path_factory.mktemp("whole"), THINNED)
+
+
+def test_hidden_units_go_in_the_middle_of_training(whole: Path) -> None:
+    last = load_checkpoint(whole / "last")
     assert last.model["decoder.weight"].shape[1] == 6
     assert last.model["rnn.weight_hh_l0"].shape == (24, 6)
-    assert perplexity(tmp_path / "run") > 1
+    assert last.model["rnn.weight_hh_l1"].shape == (24, 6)
+    assert perplexity(whole) > 1
 
 
-def test_a_run_that_is_stopped_around_the_thinning_ends_as_the_whole_one(corpus: Path, tmp_path: Path) -> None:
-    whole = run(corpus, tmp_path / "whole", THINNED)
-    first = run(corpus, tmp_path / "first", THINNED, "--epochs 1")
-    second = invoke(f"lm train --resume {first} --epochs 2")
-    assert second.exit_code == 0, second.output
-    third = invoke(f"lm train --resume {first} --epochs 3")
-    assert third.exit_code == 0, third.output
-    one, two = load_checkpoint(whole / "last"), load_checkpoint(first / "last")
-    assert one.model.keys() == two.model.keys()
-    assert all(torch.isfinite(tensor).all() and tensor.shape == two.model[name].shape for name, tensor in one.model.items())
-    assert one.recipes[0].cuts == two.recipes[0].cuts
+@pytest.mark.parametrize("away", [-1, 0, 1, 5])
+def test_a_run_that_is_stopped_around_its_thinning_ends_in_the_same_bits(
+    corpus: Path, whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, away: int
+) -> None:
+    after, epoch = Tracker.after_step, load_checkpoint(whole / "last").state["scheduler"]["clock"]["step"] // 3
+
+    def stop(tracker: Tracker[Any]) -> None:
+        tracker.interrupt.asked = tracker.session.scheduler.clock.step >= epoch + away
+        after(tracker)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Tracker, "after_step", stop)
+        stopped = run(corpus, tmp_path, THINNED)
+    assert len(load_checkpoint(stopped / "last").recipes) == (away > 0)
+    assert invoke(f"lm train --resume {stopped}").exit_code == 0
+    for kind in ("last", "best"):
+        for name in ("model", "state"):
+            one, two = (load_file(path / kind / f"{name}.safetensors") for path in (whole, stopped))
+            assert one.keys() == two.keys()
+            assert all(torch.equal(one[key], two[key]) for key in one), (kind, name)
 
 
 def test_thinning_after_the_training_keeps_the_perplexity(corpus: Path, tmp_path: Path) -> None:

@@ -6,9 +6,10 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 from torch import nn
 
-from limbeck.cli._models import example_inputs, parse_shape, resolve_model
+from limbeck.cli._models import example_inputs, parse_input, resolve_model
 from limbeck.errors import LimbeckError
 
 
@@ -85,11 +86,21 @@ def test_an_example_of_what_an_applications_model_takes_runs_through_it() -> Non
     model = resolve_model("lm:LSTM", ["vocabulary=10", "emsize=4", "nhid=4"], device="cpu")
     logits, _ = model(*example_inputs("lm:LSTM", model))
     assert logits.shape == (1, 1, 10)
-    logits, _ = model(*example_inputs("lm:LSTM", model, (5, 2)))
+    logits, _ = model(*example_inputs("lm:LSTM", model, ["5,2"]))
     assert logits.shape == (5, 2, 10)
 
 
-@pytest.mark.parametrize("text", ["1,3,x", "0,3", "", "1;3"])
-def test_a_shape_is_positive_numbers_with_commas(text: str) -> None:
+def test_each_input_has_a_shape_and_may_have_a_type() -> None:
+    words, mask = example_inputs("my.models:encoder", nn.Identity(), ["2,16:int64", "2,16:bool"])
+    assert (words.shape, words.dtype, mask.dtype) == ((2, 16), torch.int64, torch.bool)
+    with pytest.raises(LimbeckError, match=r"nothing tells what my\.models:encoder takes; give the shape"):
+        example_inputs("my.models:encoder", nn.Identity())
+    language = resolve_model("lm:LSTM", ["vocabulary=10", "emsize=4", "nhid=4"], device="cpu")
+    with pytest.raises(LimbeckError, match="two numbers, words and sequences, as in 35,1, not 1,3,4"):
+        example_inputs("lm:LSTM", language, ["1,3,4"])
+
+
+@pytest.mark.parametrize("text", ["1,3,x", "0,3", "", "1;3", "1,3:", "1,3:float128", "1,3:relu"])
+def test_a_shape_is_positive_numbers_with_commas_and_a_type_of_torchs(text: str) -> None:
     with pytest.raises(LimbeckError, match="--input-shape takes positive numbers"):
-        parse_shape(text)
+        parse_input(text)

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from limbeck.apps.images.models import MODELS, input_shape
 from limbeck.apps.lm.model import CELLS, RNNModel
@@ -57,39 +57,40 @@ def resolve_model(spec: str, arguments: Sequence[str] = (), device: str = "meta"
     return model
 
 
-def example_inputs(spec: str, model: nn.Module, shape: Sequence[int] | None = None) -> tuple[Any, ...]:
-    """One small batch for the model of a SPEC: one image, one word with its state, or zeros of a ``shape`` that is given, the batch in it.
+def example_inputs(spec: str, model: nn.Module, shapes: Sequence[str] = ()) -> tuple[Any, ...]:
+    """One small batch for the model of a SPEC: one image, one word with its state, or zeros of the ``shapes`` that are given, the batch in them.
 
     >>> [tuple(images.shape) for images in example_inputs("images:resnet20_cifar", nn.Identity())]
     [(1, 3, 32, 32)]
 
     Raises ``LimbeckError`` where nothing tells what the model takes.
     """
+    given = tuple(map(parse_input, shapes))
     if isinstance(model, RNNModel):
-        words = torch.zeros(*(shape or (1, 1)), dtype=torch.long)
-        if words.dim() != 2:
-            raise LimbeckError(f"--input-shape of a language model is two numbers, words and sequences, as in 35,1, not {words.dim()}")
+        words = given[0].long() if given else torch.zeros(1, 1, dtype=torch.long)
+        if len(given) > 1 or words.dim() != 2:
+            raise LimbeckError(f"--input-shape of a language model is two numbers, words and sequences, as in 35,1, not {' '.join(shapes)}")
         return words, model.initial_hidden(words.shape[1])
-    if shape is None:
-        name = spec.removeprefix("images:")
-        if spec == name or name not in MODELS:
-            raise LimbeckError(f"nothing tells what {spec} takes; give the shape, the batch in it, as in --input-shape 1,3,224,224")
-        shape = (1, *input_shape(name))
-    return (torch.zeros(*shape),)
+    name = spec.removeprefix("images:")
+    if not given and (spec == name or name not in MODELS):
+        raise LimbeckError(f"nothing tells what {spec} takes; give the shape, the batch in it, as in --input-shape 1,3,224,224")
+    return given or (torch.zeros(1, *input_shape(name)),)
 
 
-def parse_shape(text: str) -> tuple[int, ...]:
-    """A shape as numbers with commas.
+def parse_input(text: str) -> Tensor:
+    """Zeros of a shape, and of a type of torch's where one is given: whole numbers for a model that looks up embeddings.
 
-    >>> parse_shape("1,3,224,224")
-    (1, 3, 224, 224)
+    >>> parse_input("1,3,224,224").shape, parse_input("1,16:int64").dtype
+    (torch.Size([1, 3, 224, 224]), torch.int64)
 
     Raises ``LimbeckError`` for anything else.
     """
-    sizes = [size.strip() for size in text.split(",")]
-    if not all(size.isdecimal() and int(size) > 0 for size in sizes):
-        raise LimbeckError(f"--input-shape takes positive numbers with commas, as in 1,3,224,224, not '{text}'")
-    return tuple(map(int, sizes))
+    numbers, colon, name = text.partition(":")
+    sizes = [size.strip() for size in numbers.split(",")]
+    kind = getattr(torch, name.strip(), None) if colon else torch.float32
+    if not all(size.isdecimal() and int(size) > 0 for size in sizes) or not isinstance(kind, torch.dtype):
+        raise LimbeckError(f"--input-shape takes positive numbers with commas, as in 1,3,224,224, or 1,16:int64 with a type, not '{text}'")
+    return torch.zeros(*map(int, sizes), dtype=kind)
 
 
 def parse_arguments(arguments: Sequence[str]) -> dict[str, object]:

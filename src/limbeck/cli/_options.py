@@ -19,9 +19,12 @@ ModelArguments = Annotated[
 ]
 AllowPlugins = Annotated[bool, typer.Option("--allow-plugins", help="Accept classes given as package.module:function.")]
 InputShape = Annotated[
-    str | None,
+    list[str] | None,
     typer.Option(
-        "--input-shape", metavar="N,C,H,W", help="Shape of the inputs, the batch in it; an image model knows its own.", show_default=False
+        "--input-shape",
+        metavar="N,C,H,W",
+        show_default=False,
+        help="Shape of the input, the batch in it; with a type as in 1,16:int64; again for the next input. Limbeck's own models know theirs.",
     ),
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]

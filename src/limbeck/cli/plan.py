@@ -49,11 +49,11 @@ def plan(
 ) -> None:
     """Print every parameter's sparsity at every firing of a schedule FILE, and the non-zeros in the end; '?' depends on data."""
     from limbeck.apps.modules import search_current_folder
-    from limbeck.cli._models import example_inputs, parse_shape, resolve_model
+    from limbeck.cli._models import example_inputs, resolve_model
     from limbeck.config import plan as make_plan
     from limbeck.config import rehearse as make_rehearsal
 
-    if input_shape is not None and not rehearse:
+    if input_shape and not rehearse:
         raise typer.BadParameter("is what --rehearse runs the model with; a plan needs no inputs", param_hint="--input-shape")
     if allow_plugins:
         search_current_folder()
@@ -62,7 +62,7 @@ def plan(
         show_plan(make_plan(file, built, steps_per_epoch=steps_per_epoch, epochs=epochs, allow_plugins=allow_plugins), as_json)
         return
     built = resolve_model(model, model_arg or [], device="cpu")
-    inputs = example_inputs(model, built, None if input_shape is None else parse_shape(input_shape))
+    inputs = example_inputs(model, built, input_shape or ())
     found = make_rehearsal(file, built, inputs, steps_per_epoch=steps_per_epoch, epochs=epochs, allow_plugins=allow_plugins)
     show_rehearsal(found, as_json)
 

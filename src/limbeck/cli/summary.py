@@ -30,7 +30,7 @@ def summary(
 
     Zeros are those of the model that the function of SPEC returns: let it load weights to see theirs. MACs are of one forward pass with the inputs' shape.
     """
-    from limbeck.cli._models import example_inputs, parse_shape, resolve_model
+    from limbeck.cli._models import example_inputs, resolve_model
     from limbeck.summaries import NAMES, SUMMARIES, summarise
     from limbeck.summaries.render import show
 
@@ -39,5 +39,5 @@ def summary(
             f"no summary named '{name}'{did_you_mean(name, NAMES)}; choose one of {', '.join(NAMES)}", param_hint="NAME"
         )
     built = resolve_model(model, model_arg or [], device="cpu")
-    inputs = None if name in SUMMARIES else example_inputs(model, built, None if input_shape is None else parse_shape(input_shape))
+    inputs = None if name in SUMMARIES else example_inputs(model, built, input_shape or ())
     show(summarise(name, built, inputs, out), as_json)

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 from torch import nn
 
 from limbeck.errors import LimbeckError, did_you_mean
+from limbeck.graph import Inputs
 from limbeck.summaries.compute import Compute, ComputeRow, compute, compute_table, macs
 from limbeck.summaries.modules import modules_table
 from limbeck.summaries.percentile import percentile_table
@@ -38,7 +38,7 @@ SUMMARIES: dict[str, Callable[[nn.Module], Report]] = {
     "percentile": percentile_table,
 }
 """Summaries of a model alone."""
-PASSES: dict[str, Callable[[nn.Module, Sequence[Any]], Report]] = {"compute": compute_table}
+PASSES: dict[str, Callable[[nn.Module, Inputs], Report]] = {"compute": compute_table}
 """Summaries of one forward pass: they take example inputs too."""
 PICTURES = {"png": False, "png_w_params": True}
 """Drawings of one forward pass, and whether they show each parameter."""
@@ -48,7 +48,7 @@ PICTURE = Path("model.png")
 """Where a drawing goes by default."""
 
 
-def summarise(name: str, model: nn.Module, example_inputs: Sequence[Any] | None = None, out: Path | None = None) -> Report:
+def summarise(name: str, model: nn.Module, example_inputs: Inputs | None = None, out: Path | None = None) -> Report:
     """A summary by its name, or, where it is written to the file ``out``, a line that says so.
 
     >>> summarise("model", nn.Linear(3, 2))

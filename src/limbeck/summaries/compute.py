@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from torch import nn
 
-from limbeck.graph import Graph, Node, capture
+from limbeck.graph import Graph, Inputs, Node, capture
 from limbeck.names import Named, named_parameters
 from limbeck.stats import nonzero_groups
 from limbeck.summaries.attributes import attributes
@@ -73,7 +72,7 @@ COLUMNS = (
 )
 
 
-def compute(model: nn.Module, example_inputs: Sequence[Any]) -> Compute:
+def compute(model: nn.Module, example_inputs: Inputs) -> Compute:
     """Count one forward pass of a model on these inputs.
 
     >>> import torch
@@ -89,7 +88,7 @@ def compute(model: nn.Module, example_inputs: Sequence[Any]) -> Compute:
     return counted(model, capture(model, example_inputs))
 
 
-def macs(model: nn.Module, example_inputs: Sequence[Any]) -> int:
+def macs(model: nn.Module, example_inputs: Inputs) -> int:
     """The MACs of one forward pass.
 
     >>> import torch
@@ -123,7 +122,7 @@ def counted(model: nn.Module, graph: Graph) -> Compute:
     )
 
 
-def compute_table(model: nn.Module, example_inputs: Sequence[Any]) -> Table:
+def compute_table(model: nn.Module, example_inputs: Inputs) -> Table:
     """The rows of ``compute`` with their sum, and what is not in it."""
     found = compute(model, example_inputs)
     total = ComputeRow("Total", "", "", None, None, found.weights, found.nonzeros, found.parameters, found.macs)

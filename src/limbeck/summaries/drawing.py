@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
 from torch import nn
 
-from limbeck.graph import Graph, Node, capture
+from limbeck.graph import Graph, Inputs, Node, capture
 from limbeck.names import Named, named_parameters
 from limbeck.summaries.attributes import attributes
 from limbeck.summaries.layers import CONTAINERS, Layers, references
@@ -57,7 +56,7 @@ class Drawing:
     arrows: tuple[tuple[int, int], ...]
 
 
-def drawing(model: nn.Module, example_inputs: Sequence[Any]) -> Drawing:
+def drawing(model: nn.Module, example_inputs: Inputs) -> Drawing:
     """The boxes and arrows of one forward pass.
 
     >>> import torch

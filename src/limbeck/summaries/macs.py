@@ -61,8 +61,7 @@ def bilinear(node: Node, shape: Shapes) -> int:
 
 def recurrent(node: Node, shape: Shapes) -> int:
     """Every weight matrix of every layer and direction once for each step of each sequence; the products of gates and states are elementwise."""
-    packed = isinstance(node.args[3], tuple)  # the sizes of the batch come second then
-    weights = [shape(weight) for weight in (node.args[3] if packed else node.args[2])]
+    weights = [shape(weight) for weight in node.args[2]]
     return _steps(shape(node.args[0])) * sum(math.prod(weight) for weight in weights if len(weight) == 2)
 
 

@@ -6,11 +6,11 @@ import shutil
 import subprocess
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
 
 from torch import nn
 
 from limbeck.errors import LimbeckError
+from limbeck.graph import Inputs
 from limbeck.names import Named
 from limbeck.stats import nonzero_groups
 from limbeck.summaries.drawing import Box, Drawing, drawing
@@ -27,7 +27,7 @@ DENSE, SPARSE = (0xDC, 0xE9, 0xF7), (0xF4, 0x9D, 0x37)
 PLAIN = {"layer": "#f5f5f5", "input": "#ffffff", "output": "#ffffff"}
 
 
-def picture(model: nn.Module, example_inputs: Sequence[Any], path: Path, parameters: bool = False) -> None:
+def picture(model: nn.Module, example_inputs: Inputs, path: Path, parameters: bool = False) -> None:
     """Draw a model's graph into a file: ``.png``, ``.svg`` and ``.pdf`` through Graphviz' program ``dot``, ``.dot`` and ``.gv`` as the text for it.
 
     Each layer shows its type, the shape of its result and how many of its weights are zero; with ``parameters`` also each parameter with its shape, and the

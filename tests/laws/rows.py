@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -16,10 +16,13 @@ from limbeck.pruning import Prune, Pruner
 from limbeck.pruning.methods import PRUNERS
 from limbeck.regularization import REGULARIZERS, Regularize
 from limbeck.schedules import Window
+from limbeck.thinning import Thin
+from limbeck.thinning.extensions import EXTENSIONS
 from limbeck.training import LearningRate
 
 CONV, NEXT, MATRIX = "conv.weight", "next.weight", "hidden.weight"
 SCALE, BIAS, TIED, ALIAS = "norm.weight", "hidden.bias", "table.weight", "head.weight"
+SECTIONS: Mapping[str, Mapping[str, Any]] = {"pruners": PRUNERS, "regularizers": REGULARIZERS, "extensions": EXTENSIONS}
 Count = Callable[[float, int], int]
 Measure = Callable[[Tensor], Tensor]
 
@@ -84,6 +87,8 @@ class Row:
     """The numbers of axes for which it is made."""
     dense: Measure | None = None
     """Of a regularizer: the penalty by a plain formula."""
+    beside: Row | None = None
+    """Of an extension: what makes the zeros that it takes out."""
     degree: int = 1
     """Of a regularizer: the penalty of ``c * weight`` is ``c ** degree`` times that of the weight."""
 
@@ -93,7 +98,7 @@ class Row:
 
     @property
     def section(self) -> str:
-        return "pruners" if self.name in PRUNERS else "regularizers" if self.name in REGULARIZERS else "lr_schedulers"
+        return next((section for section, table in SECTIONS.items() if self.name in table), "lr_schedulers")
 
     def pruner(self) -> Pruner:
         return PRUNERS[self.name](**self.arguments)
@@ -103,11 +108,14 @@ class Row:
             return Prune(self.pruner(), **{**self.options, **options})
         if self.section == "regularizers":
             return Regularize(REGULARIZERS[self.name](**self.arguments), **self.options)
+        if self.section == "extensions":
+            remover = EXTENSIONS[self.name](**self.arguments)
+            return Thin(remover.input_shape, remover.shifts)
         return LearningRate(self.name, self.arguments)
 
     @property
     def targets(self) -> list[str]:
-        if self.section == "lr_schedulers":
+        if self.section in ("lr_schedulers", "extensions"):
             return []
         return list(self.pruner().targets if self.section == "pruners" else REGULARIZERS[self.name](**self.arguments).targets)
 
@@ -286,7 +294,22 @@ RATE_ROWS = (
     Row("StepLR", {"step_size": 1, "gamma": 0.3}),
 )
 
+# --- extensions ------------------------------------------------------------------------------------------------------------------------
+
+ZEROS = Row("L1RankedStructureParameterPruner_AGP", {**FILTERS, **GRADUAL}, Window(0, 4))
+EXTENSION_ROWS = (
+    Row(
+        "FilterRemover",
+        {"thinning_func_str": "remove_filters", "arch": "resnet20_cifar", "dataset": "cifar10"},
+        Window(1, 4, 2),
+        beside=ZEROS,
+    ),
+    Row("ChannelRemover", {"thinning_func_str": "remove_channels"}, Window(only=(3,)), beside=ZEROS),
+    Row("StructureRemover", {"shifts": "drop"}, Window(3, 8, 2, "step"), beside=replace(ZEROS, window=Window(0, 8, unit="step"))),
+)
+
 ROWS = (*PRUNER_ROWS, *REGULARIZER_ROWS, *RATE_ROWS)
+every_component_and_extension = pytest.mark.parametrize("row", [*ROWS, *EXTENSION_ROWS], ids=str)
 every_component = pytest.mark.parametrize("row", ROWS, ids=str)
 every_pruner = pytest.mark.parametrize("row", PRUNER_ROWS, ids=str)
 every_target = pytest.mark.parametrize("row", [*PRUNER_ROWS, *REGULARIZER_ROWS], ids=str)

@@ -16,8 +16,10 @@ from torch.optim import SGD
 from laws.rows import Row
 from limbeck.apps._tree import decode, encode
 from limbeck.events import Action
+from limbeck.recipes import Recipe
 from limbeck.scheduler import Scheduler
 from limbeck.schedules import Window
+from limbeck.thinning import replay
 
 EPOCHS, STEPS, WORDS = 5, 2, 7
 SAVES = EPOCHS * (STEPS + 1)
@@ -76,7 +78,9 @@ class Run:
         self.wrapped = wrap(self.model)
         still = lr == 0
         self.optimizer = SGD(self.model.parameters(), lr=lr, momentum=0 if still else 0.9, weight_decay=0 if still else 1e-3)
-        own = [] if row is None else [(row.window, row.action())]
+        own = [] if row is None else [(part.window, part.action()) for part in (row.beside, row) if part is not None]
+        if row is not None and row.section == "extensions":
+            inputs = (BATCHES[0],)
         self.scheduler = Scheduler(self.wrapped, [*own, *(others or [])], self.optimizer, example_inputs=inputs)
         self.taken: list[Saved] = []
         self.history: list[dict[str, Tensor]] = []
@@ -126,6 +130,7 @@ class Run:
 
     def load(self, saved: Saved, parts: tuple[str, ...] = ("model", "scheduler", "optimizer")) -> Run:
         tree = decode(json.loads(saved[0]), copy.deepcopy(saved[1]))
+        replay([Recipe.from_json(text) for text in tree["scheduler"]["recipes"]], self.model)
         for name in parts:
             getattr(self, name).load_state_dict(tree[name])
         return self

@@ -8,17 +8,18 @@ from typing import Any
 import pytest
 
 from laws.arguments import OPTIONS
-from laws.rows import PRUNER_ROWS, RATE_ROWS, REGULARIZER_ROWS, Row, every_pruner
+from laws.rows import EXTENSION_ROWS, PRUNER_ROWS, RATE_ROWS, REGULARIZER_ROWS, Row, every_pruner
 from limbeck.pruning import Prune
 from limbeck.pruning.methods import PRUNERS
 from limbeck.regularization import REGULARIZERS
+from limbeck.thinning.extensions import EXTENSIONS
 from limbeck.training import lr_schedulers
 
 
 @pytest.mark.parametrize(
     ("table", "rows"),
-    [(PRUNERS, PRUNER_ROWS), (REGULARIZERS, REGULARIZER_ROWS), (lr_schedulers(), RATE_ROWS)],
-    ids=["pruners", "regularizers", "lr_schedulers"],
+    [(PRUNERS, PRUNER_ROWS), (REGULARIZERS, REGULARIZER_ROWS), (lr_schedulers(), RATE_ROWS), (EXTENSIONS, EXTENSION_ROWS)],
+    ids=["pruners", "regularizers", "lr_schedulers", "extensions"],
 )
 def test_every_component_has_a_row(table: dict[str, Any], rows: tuple[Row, ...]) -> None:
     assert {row.name for row in rows} == set(table)

@@ -17,10 +17,12 @@ from torch.optim import SGD
 from laws.arguments import every_combination, with_options
 from laws.rows import (
     ALIAS,
+    EXTENSION_ROWS,
     MATRIX,
     TIED,
     Row,
     every_component,
+    every_component_and_extension,
     every_pruner,
     every_rate,
     every_target,
@@ -61,7 +63,7 @@ def resumes(row: Row) -> None:
             assert all(same(one, other) for one, other in zip(part.taken, expected, strict=True)), place
 
 
-@every_component
+@every_component_and_extension
 def test_law_a_run_resumed_at_any_step_is_equal_bit_for_bit(row: Row) -> None:
     resumes(row)
 
@@ -71,14 +73,14 @@ def test_law_a_run_resumes_under_every_argument_of_a_policy(row: Row) -> None:
     resumes(row)
 
 
-@every_component
+@every_component_and_extension
 def test_law_a_run_repeats_itself_and_instances_share_nothing(row: Row) -> None:
     first, second = Run(row).train(), Run(row).train()
     assert same(first.state(), second.state())
     assert first.rates == second.rates
 
 
-@every_component
+@every_component_and_extension
 def test_law_a_copied_model_goes_on_as_the_one_that_was_copied(row: Row) -> None:
     """Copies are taken within a step too, as averages of weights are; the scheduler of a copy is rebuilt from its state."""
     run, steps = Run(row), iter(range(EPOCHS * STEPS))
@@ -118,7 +120,7 @@ def test_law_a_compiled_model_is_the_same_model(row: Row, compiled: tuple[Net, n
     assert equal(run.model.state_dict(), Run(row).train().model.state_dict())
 
 
-@every_component
+@every_component_and_extension
 def test_law_a_wrapped_model_is_the_same_model(row: Row) -> None:
     assert equal(Run(row, wrap=nn.DataParallel).train().model.state_dict(), Run(row).train().model.state_dict())
 
@@ -170,7 +172,7 @@ def test_law_nothing_happens_before_the_window_opens_and_something_within(row: R
     assert not unchanged[-1]
 
 
-@every_component
+@every_component_and_extension
 def test_law_the_model_keeps_its_names_and_its_parameters(row: Row) -> None:
     run = Run(row)
     keys, parameters = list(run.model.state_dict()), [id(weight) for weight in run.model.parameters()]
@@ -273,3 +275,21 @@ def test_law_a_learning_rate_is_finite_and_not_negative_and_stays_after_its_wind
     rates = Run(row).train(9).rates
     assert all(math.isfinite(rate) and rate >= 0 for rate in rates)
     assert len(set(rates[8:])) == 1
+
+
+@pytest.mark.filterwarnings("ignore:thinning left in the model:limbeck.errors.ScheduleWarning")
+@pytest.mark.parametrize("row", EXTENSION_ROWS, ids=str)
+def test_law_an_extension_takes_out_what_its_pruner_has_zeroed_and_no_more(row: Row) -> None:
+    """With a learning rate of 0 the thinned model computes what the masked one does."""
+    assert row.beside is not None
+    run, masked = Run(row, lr=0).train(), Run(row.beside, lr=0, inputs=(BATCHES[0],)).train()
+    assert run.scheduler.recipes
+    with torch.no_grad():
+        assert torch.allclose(objective(run.model.eval(), BATCHES[1]), objective(masked.model.eval(), BATCHES[1]), atol=1e-6)
+    assert len(run.model.conv.weight) == int(masked.scheduler.masks["conv.weight"].flatten(1).any(1).sum()) + len(fallen_since(run))
+
+
+def fallen_since(run: Run) -> list[int]:
+    """The filters that have fallen since the last thinning."""
+    keep = run.scheduler.masks["conv.weight"].flatten(1).any(1)
+    return (~keep).nonzero().reshape(-1).tolist()

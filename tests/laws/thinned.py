@@ -12,11 +12,13 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from limbeck.events import Coupled
 from limbeck.graph import Coupling, capture, coupling
 from limbeck.masks import Masks
 from limbeck.names import named_parameters
 from limbeck.recipes import Cut, Recipe, thinner
-from limbeck.thinning import load_thinned, save_thinned, thin
+from limbeck.thinning import load_thinned, save_thinned
+from limbeck.thinning.thin import thin_coupled
 
 OPTIMIZERS: dict[str, Callable[[nn.Module], Optimizer]] = {
     "sgd": lambda model: torch.optim.SGD(model.parameters(), lr=0.01, momentum=0.9, weight_decay=1e-3, foreach=False),
@@ -149,12 +151,13 @@ def holds(build: Callable[[], nn.Module], inputs: tuple[Tensor, ...], seed: int,
     torch.manual_seed(seed)
     inputs = tuple(part.double() if part.is_floating_point() else part for part in inputs)
     model = randomised(build()).double()
-    found = coupling(capture(model, inputs))
+    graph = capture(model, inputs)
+    found = coupling(graph)
     units = chosen(found, 0.35, seed)
     masked = Trained.of(model, masks_of(model, found, units), optimizer)
     masked.step(*inputs)
     thinned = masked.twin()
-    recipe = thin(thinned.model, inputs, thinned.masks, thinned.optimizer)
+    recipe = thin_coupled(Coupled(graph, found), thinned.model, inputs, thinned.masks, thinned.optimizer)
 
     assert gone(recipe, found) == units
     same(masked, thinned, recipe, 0.0)

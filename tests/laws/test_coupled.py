@@ -7,11 +7,18 @@ import warnings
 
 import pytest
 import torch
-from torch import nn
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor, nn
 
+from laws.drawn import Maps, Step, Tokens, maps, tokens
 from laws.rows import CONV, MATRIX, SCALE, TIED, Row
 from laws.runs import BATCHES, FRESH, SAVES, Run, equal, objective, same
+from laws.thinned import randomised
 from limbeck.errors import ScheduleWarning
+from limbeck.pruning import Prune
+from limbeck.pruning.composed import composed_pruner
+from limbeck.scheduler import Scheduler
 from limbeck.schedules import Window
 from limbeck.thinning import thin
 
@@ -117,3 +124,46 @@ def test_law_a_coupled_run_repeats_itself() -> None:
         warnings.simplefilter("error", ScheduleWarning)
         first, second = run(ROWS[0]).train(), run(ROWS[0]).train()
     assert equal(first.history[-1], second.history[-1])
+
+
+def removed(model: nn.Module, x: Tensor, way: str, scope: str) -> list[str]:
+    """What stays, of a model of which a third of all filters and rows falls; it computes the same in the end.
+
+    One pool of all may empty a layer, of which one unit then stays.
+    """
+    randomised(model)
+    names = [name for name, weight in model.named_parameters() if weight.dim() > 1 and "head" not in name and "embedding" not in name]
+    pruner = composed_pruner(names, 0.34, granularity="filters", coupling=way, scope=scope)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ScheduleWarning)
+        scheduler = Scheduler(model, [(Window(0, 1), Prune(pruner))], example_inputs=(x,))
+        scheduler.on_epoch_begin(0)
+    with torch.no_grad():
+        before = model.eval()(x)
+        left = thin(model, (x,), scheduler.masks).left
+        assert (before - model(x)).abs().max() <= 1e-5 * max(1.0, float(before.abs().max()))
+    return [line for line in left if "coupled with" in line or "gives it another value" in line]
+
+
+ways = st.sampled_from((("follow", "tensor"), ("follow", "global"), ("joint", "tensor"), ("joint", "global")))
+
+
+@settings(max_examples=8)
+@given(maps(), st.integers(0, 1000), ways)
+def test_law_masks_of_filters_are_thinned_to_the_same_function(
+    drawn: tuple[int, list[Step], bool], seed: int, way: tuple[str, str]
+) -> None:
+    torch.manual_seed(seed)
+    left = removed(Maps(*drawn), torch.randn(2, 3, *[2] * drawn[0]), *way)
+    assert way != ("joint", "tensor") or not left
+
+
+@pytest.mark.filterwarnings("ignore:LSTM with projections:UserWarning")
+@settings(max_examples=5)
+@given(tokens(), st.integers(0, 1000), ways)
+def test_law_masks_of_rows_are_thinned_to_the_same_function(
+    drawn: tuple[list[tuple[str, int]], bool, bool], seed: int, way: tuple[str, str]
+) -> None:
+    torch.manual_seed(seed)
+    left = removed(Tokens(*drawn), torch.randint(7, (2, 4)), *way)
+    assert way != ("joint", "tensor") or not left

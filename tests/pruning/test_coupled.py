@@ -285,3 +285,11 @@ def test_a_model_that_takes_its_inputs_by_name() -> None:
     thin(model, inputs, scheduler.masks)
     assert model.down.in_features == 3
     assert torch.allclose(model(**inputs)["logits"], before, atol=1e-6)
+
+
+def test_a_tensor_that_falls_by_rows_takes_no_part_by_columns() -> None:
+    torch.manual_seed(0)
+    model, words = RNNModel("LSTM", 7, 6, 6, 1, 0.0, tied=True), torch.arange(6).reshape(3, 2)
+    scheduler = begun(model, l1_ranked_structure_pruner("Filters", 0.5, ["encoder.weight", "rnn.weight_hh_l0"], coupling="joint"), words)
+    assert kept(scheduler, "encoder.weight").count(0) == 3
+    assert kept(scheduler, "rnn.weight_hh_l0").count(0) == 12

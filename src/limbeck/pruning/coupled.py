@@ -20,11 +20,12 @@ Key = tuple[str, int]
 def unit_axis(unit: Tile, shape: Sequence[int]) -> int | None:
     """The axis of which a unit is one position with all that it holds: 0 for filters, 1 for channels; None for other units.
 
-    >>> unit_axis(Tile((1,)), (8, 4, 3, 3)), unit_axis(Tile((-1, 1)), (8, 4)), unit_axis(Tile((1, 1)), (8, 4, 3, 3))
-    (0, 1, None)
+    >>> unit_axis(Tile((1,)), (8, 4, 3, 3)), unit_axis(Tile((1,)), (1, 4)), unit_axis(Tile((-1, 1)), (8, 4)), unit_axis(Tile((1, 1)), (8, 4, 3, 3))
+    (0, 0, 1, None)
     """
     block = unit.block(shape)
-    cut = [axis for axis, size in enumerate(shape) if block[axis] == 1 and size > 1]
+    ones = [axis for axis, size in enumerate((*unit.sizes, *[unit.rest] * len(shape))[: len(shape)]) if size == 1]
+    cut = [axis for axis in ones if shape[axis] > 1] or ones[:1]
     whole = all(block[axis] == size for axis, size in enumerate(shape) if axis not in cut)
     return cut[0] if len(cut) == 1 and whole else None
 
@@ -45,6 +46,8 @@ class Group:
 def groups(coupling: Coupling, axes: Mapping[str, int], matrices: Collection[str]) -> list[Group]:
     """The groups of tensors along these axes, with all others of ``matrices`` that compute the same units, or read them.
 
+    A tensor that is given along one axis takes no part along its other one.
+
     >>> from torch import nn
     >>> from limbeck.graph import capture, coupling
     >>> net = nn.Sequential(nn.Conv2d(1, 2, 3), nn.Conv2d(2, 2, 3, groups=2), nn.Conv2d(2, 1, 1))
@@ -55,7 +58,7 @@ def groups(coupling: Coupling, axes: Mapping[str, int], matrices: Collection[str
     left, found = dict(axes), []
     while left:
         name, axis = next(iter(left.items()))
-        members = _joined(coupling, (name, axis), matrices)
+        members = _joined(coupling, (name, axis), [key for key in coupling.classes if key[0] in matrices and axes.get(*key) == key[1]])
         classes = torch.unique(torch.cat([coupling.labels[key] for key in members]))
         places = {key[0]: torch.searchsorted(classes, coupling.labels[key]) for key in members}
         stays = torch.tensor([unit in coupling.frozen for unit in classes.tolist()], dtype=torch.bool)
@@ -64,10 +67,10 @@ def groups(coupling: Coupling, axes: Mapping[str, int], matrices: Collection[str
     return found
 
 
-def _joined(coupling: Coupling, first: Key, matrices: Collection[str]) -> list[Key]:
+def _joined(coupling: Coupling, first: Key, candidates: Collection[Key]) -> list[Key]:
     """All of the same role that share units with the first, or with one that does; in the model's order, each tensor by one axis."""
     computes, known = first in coupling.produced, {first[0]: first[1]}
-    candidates = [key for key in coupling.classes if key[0] in matrices and key[1] < 2 and (key in coupling.produced) == computes]
+    candidates = [key for key in candidates if key[1] < 2 and (key in coupling.produced) == computes]
     shared = set(coupling.classes[first])
     while more := [key for key in candidates if key[0] not in known and not shared.isdisjoint(coupling.classes[key])]:
         for name, axis in more:

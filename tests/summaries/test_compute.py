@@ -24,6 +24,14 @@ def test_the_known_sizes_of_known_models(name: str, macs: int, weights: int) -> 
     assert sum(row.weights for row in found.rows) == weights
 
 
+# In millions: Table 6 of "MobileNets" (Howard et al. 2017), section 3.3 of "Deep Residual Learning" (He et al. 2016) for VGG-19.
+@pytest.mark.parametrize(("name", "millions"), [("mobilenet", 569), ("mobilenet_025", 41), ("vgg19", 19_600)])
+def test_the_sizes_that_papers_tell(name: str, millions: int) -> None:
+    with torch.device("meta"):
+        found = compute(MODELS[name](), (torch.zeros(1, *input_shape(name)),))
+    assert found.macs / 1e6 == pytest.approx(millions, abs=0.5 if millions < 1000 else 50)
+
+
 def test_a_batch_of_three_costs_three_times_as_much() -> None:
     net = nn.Sequential(nn.Conv2d(1, 2, 3), nn.Flatten(), nn.Linear(8, 3))
     one, three = (compute(net, (torch.zeros(batch, 1, 4, 4),)).macs for batch in (1, 3))
@@ -114,6 +122,13 @@ def test_the_table_adds_up_and_says_what_it_leaves_out() -> None:
         "not read in this forward pass: spare",
     )
     assert "1x5x8" in to_text(table)
+
+
+def test_a_model_without_numbers_has_no_column_of_non_zeros() -> None:
+    with torch.device("meta"):
+        table = compute_table(nn.Linear(3, 2), (torch.zeros(1, 3),))
+    assert "Non-zero" not in to_text(table)
+    assert "Non-zero" in to_text(compute_table(nn.Linear(3, 2), (torch.zeros(1, 3),)))
 
 
 def test_an_attention_is_one_row() -> None:

@@ -12,6 +12,8 @@ from limbeck.errors import did_you_mean
 
 EXAMPLE = "Example: limbeck summary compute --model images:resnet50"
 KINDS = "sparsity, model, modules, percentile; of one forward pass compute; drawn png, png_w_params."
+NUMBERS = ("sparsity", "percentile")
+"""What is measured on weights: of a fresh model of Limbeck's own the other summaries tell shapes alone."""
 
 Name = Annotated[str, typer.Argument(metavar="NAME", help=KINDS, show_default=False)]
 Out = Annotated[
@@ -28,8 +30,10 @@ def summary(
 ) -> None:
     """Print a summary of a model, freshly made: its sparsity, modules and quantiles; its MACs, layer by layer; or a drawing of its graph.
 
-    Zeros are those of the model that the function of SPEC returns: let it load weights to see theirs. MACs are of one forward pass with the inputs' shape.
+    MACs are of one forward pass with inputs of this shape. Zeros are those of the model that a function of yours returns, so let it load weights.
     """
+    import torch
+
     from limbeck.cli._models import example_inputs, resolve_model
     from limbeck.summaries import NAMES, SUMMARIES, summarise
     from limbeck.summaries.render import show
@@ -38,6 +42,11 @@ def summary(
         raise typer.BadParameter(
             f"no summary named '{name}'{did_you_mean(name, NAMES)}; choose one of {', '.join(NAMES)}", param_hint="NAME"
         )
-    built = resolve_model(model, model_arg or [], device="cpu")
-    inputs = None if name in SUMMARIES else example_inputs(model, built, input_shape or ())
+    device = "cpu" if name in NUMBERS else "meta"  # a model of Limbeck's own costs no memory then, and has no numbers
+    torch.manual_seed(0)
+    built = resolve_model(model, model_arg or [], device)
+    inputs = None
+    if name not in SUMMARIES:
+        with torch.device("meta" if any(parameter.is_meta for parameter in built.parameters()) else "cpu"):
+            inputs = example_inputs(model, built, input_shape or ())
     show(summarise(name, built, inputs, out), as_json)

@@ -126,7 +126,8 @@ def compute_table(model: nn.Module, example_inputs: Inputs) -> Table:
     """The rows of ``compute`` with their sum, and what is not in it."""
     found = compute(model, example_inputs)
     total = ComputeRow("Total", "", "", None, None, found.weights, found.nonzeros, found.parameters, found.macs)
-    return Table("Compute", COLUMNS, found.rows, total=total, notes=tuple(_notes(found)))
+    columns = tuple(column for column in COLUMNS if column.field != "nonzeros" or found.nonzeros is not None)
+    return Table("Compute", columns, found.rows, total=total, notes=tuple(_notes(found)))
 
 
 def _notes(found: Compute) -> Iterator[str]:

@@ -331,3 +331,22 @@ def test_repeated_units() -> None:
     counts = torch.tensor([2, 1, 1, 1])
     model = Function(lambda m, x: m.b(m.a(x).repeat_interleave(counts, -1, output_size=5)), a=nn.Linear(3, 4), b=nn.Linear(5, 2))
     assert "not followed" in frozen(coupled(model, torch.zeros(1, 3)), "a.weight")
+
+
+def test_rows_that_are_zero_stay_so_through_a_product_of_weights() -> None:
+    class LowRank(nn.Linear):
+        def __init__(self, inputs: int, outputs: int) -> None:
+            super().__init__(inputs, outputs)
+            self.down, self.up = nn.Parameter(torch.randn(2, inputs)), nn.Parameter(torch.randn(outputs, 2))
+
+        def forward(self, x: Tensor) -> Tensor:
+            return F.linear(x, self.weight + 0.5 * (self.up @ self.down), self.bias)
+
+    model = nn.Sequential(LowRank(3, 4), nn.ReLU(), LowRank(4, 2))
+    for tensor in (model[0].weight, model[0].up, model[0].bias):
+        tensor.data[1] = 0
+    graph = capture(model, (torch.zeros(1, 3),))
+    recipe = plan(graph, coupling(graph), tensors(model))
+    assert {(cut.tensor, cut.axis): cut.kept for cut in recipe.cuts} == dict.fromkeys(
+        [("0.weight", 0), ("0.bias", 0), ("0.up", 0), ("2.weight", 1), ("2.down", 1)], (0, 2, 3)
+    )

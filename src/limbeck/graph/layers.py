@@ -32,11 +32,12 @@ def product(flow: Flow, call: Call, x: Value, weight: Value, bias: Value | None)
     weighs = ~(weight.known.expand(weight.shape) == 0)
     flow.uses.append(Use(why, columns, incoming, weighs, rows))
     silent = ~(weighs & incoming).any(1)
-    known = _sum(silent, flow.vector(bias, 0.0, silent))
+    shift = flow.vector(bias, 0.0, silent)
+    known = torch.where(_nothing(x, -1), _sum(torch.ones_like(silent), shift), _sum(silent, shift))
     layers = [layer for layer in x.layers if len(x.shape) - 1 not in varying(layer)]
     if len(rows) > 1:
         layers.append(rows.reshape([1] * (len(call.shape) - 1) + [-1]))
-    return unpinned(flow, call, tuple(layers), known.reshape([1] * (len(call.shape) - 1) + [-1]))
+    return unpinned(flow, call, tuple(layers), known)
 
 
 def _sum(silent: Tensor, bias: Value | None) -> Tensor:

@@ -15,7 +15,7 @@ from limbeck import cli
 RUN = CliRunner()
 
 
-@pytest.mark.parametrize("command", [[], ["check"], ["import"], ["plan"], ["schema"], ["lm"]])
+@pytest.mark.parametrize("command", [[], ["check"], ["import"], ["plan"], ["schema"], ["summary"], ["lm"]])
 @pytest.mark.parametrize("option", ["-h", "--help"])
 def test_help(command: list[str], option: str) -> None:
     result = RUN.invoke(cli.app, [*command, option])
@@ -24,7 +24,8 @@ def test_help(command: list[str], option: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "command", ["check", "import neurst", "import tfmot", "plan", "schema", "lm train", "lm evaluate", "lm generate", "lm compare"]
+    "command",
+    ["check", "import neurst", "import tfmot", "plan", "schema", "summary", "lm train", "lm evaluate", "lm generate", "lm compare"],
 )
 def test_help_ends_with_an_example(command: str) -> None:
     *_, last = RUN.invoke(cli.app, [*command.split(), "--help"], env={"COLUMNS": "200"}).output.strip().splitlines()

@@ -10,7 +10,7 @@ SOURCE = Path(__file__).parents[1] / "src"
 ALGORITHMS = ("pruning", "regularization", "quantization", "thinning", "training", "summaries")
 LAYERS: tuple[tuple[str, ...], ...] = (
     ("tile", "groups", "ramps", "schedules", "names", "errors", "fields", "recipes", "_inplace", "_tensors", "_version"),
-    ("masks", "events", "_forward", "_steps", "scheduler", "stats", "graph", "needs", "watch"),
+    ("masks", "events", "_forward", "_saved", "_steps", "scheduler", "stats", "graph", "needs", "watch"),
     ALGORITHMS,
     ("config",),
     ("optimizer", "sensitivity"),

@@ -9,18 +9,17 @@ from typing import Any, TypeVar
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from limbeck._saved import put_back, refuse_other, saved_parts
 from limbeck._steps import Steps
-from limbeck.errors import CheckpointError, ScheduleError
-from limbeck.events import Action, Policies, State, as_policies, saved_state
+from limbeck.errors import ScheduleError
+from limbeck.events import Action, Policies, State, as_policies
 from limbeck.graph import Inputs
 from limbeck.masks import Masks
 from limbeck.names import named_parameters
-from limbeck.recipes import Recipe, shapes, unfinished
+from limbeck.recipes import Recipe
 from limbeck.schedules import Clock, Window
 
 B = TypeVar("B")
-PARTS = ("clock", "masks", "memo", "metrics", "actions")
-"""What the state of a scheduler of any version has."""
 
 
 class Scheduler:
@@ -267,18 +266,10 @@ class Scheduler:
     def state_dict(self) -> dict[str, Any]:
         """Everything that a resumed run needs, except the model and the optimizer: clock, masks, measured numbers, the actions' own state."""
         clock = self.clock
-        places = {id(action): place for place, (_, action) in enumerate(self.schedule)}
         return {
             "clock": {"epoch": clock.epoch, "minibatch": clock.minibatch, "step": clock.step, "epoch_open": self._epoch_open},
             "step": {"begun": self._steps.begun, "stepped": self._steps.stepped},
-            "masks": self.masks.state_dict(),
-            "aside": self.masks.aside_state_dict(),
-            "owners": {name: places[id(owner)] for name, owner in self._state.owners.items()},
-            "memo": {name: dict(numbers) for name, numbers in self._state.memo.items()},
-            "metrics": dict(self._state.metrics),
-            "recipes": [recipe.to_json() for recipe in self._state.recipes],
-            "inherited": self._state.inherited,
-            "actions": [[type(action).__name__, saved_state(action)] for _, action in self.schedule],
+            **saved_parts(self._state),
         }
 
     def load_state_dict(self, saved: Mapping[str, Any]) -> None:
@@ -287,43 +278,13 @@ class Scheduler:
         A model that was thinned must have been thinned alike: ``limbeck.thinning.replay``, or its checkpoint, does it.
         Raises ``CheckpointError`` for what is no scheduler's state, and for that of another schedule or model.
         """
-        self._check(saved)
-        self._state.recipes, self._state.inherited = self._done(saved.get("recipes", ())), saved.get("inherited", 0)
-        self.masks.load_state_dict(saved["masks"], saved.get("aside"))
+        refuse_other(saved, self._state)
         clock = dict(saved["clock"])
-        self._epoch_open = bool(clock.pop("epoch_open"))
-        self._state.clock = Clock(**clock)
-        self._state.memo = {name: dict(numbers) for name, numbers in saved["memo"].items()}
-        self._state.metrics = dict(saved["metrics"])
-        self._state.owners = {name: self.schedule[place][1] for name, place in saved.get("owners", {}).items()}
-        for (_, action), (_, own) in zip(self.schedule, saved["actions"], strict=True):
-            load = getattr(action, "load_state_dict", None)
-            if load is not None:
-                load(self._state, own)
+        put_back(self._state, saved, Clock(clock["epoch"], clock["minibatch"], clock["step"]))
+        self._epoch_open = bool(clock["epoch_open"])
         self._steps.restore(**saved.get("step", {"begun": False, "stepped": False}))  # earlier versions saved between two steps
 
     # --- inside ------------------------------------------------------------------------------------------------------------------
-
-    def _check(self, saved: Mapping[str, Any]) -> None:
-        if missing := [repr(part) for part in PARTS if not isinstance(saved, Mapping) or part not in saved]:
-            raise CheckpointError(
-                f"this is no scheduler's state: it has no {', '.join(missing)}; give what scheduler.state_dict() returned"
-            )
-        here, there = [type(action).__name__ for _, action in self.schedule], [kind for kind, _ in saved["actions"]]
-        if here != there:
-            raise CheckpointError(
-                f"the checkpoint's schedule has the actions {there}, this one {here}; resume with the schedule that was saved"
-            )
-
-    def _done(self, saved: Sequence[str]) -> list[Recipe]:
-        """The recipes of a saved state; raises ``CheckpointError`` where they have not been carried out on the model."""
-        recipes = [Recipe.from_json(text) for text in saved]
-        if faults := unfinished(recipes, shapes(self._state.model)):
-            raise CheckpointError(
-                f"the checkpoint's model was thinned and this one was not so: {faults[0]}; restore the model from the checkpoint first, or thin "
-                "it by limbeck.replay(recipes, model)"
-            )
-        return recipes
 
     def _enter(self, epoch: int, minibatch: int, steps: int | None, optimizer: Optimizer | None) -> None:
         self._use(optimizer)

@@ -7,11 +7,12 @@ import json
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from itertools import pairwise
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from torch import Tensor, nn
+from torch import Tensor, distributed, nn
 from torch.optim import Optimizer
 
 from limbeck import attach, load_schedule
@@ -433,3 +434,12 @@ def test_levels_count_from_what_a_model_came_with() -> None:
     replay(second.scheduler.recipes, third.model)
     third.scheduler.load_state_dict(second.scheduler.state_dict())
     assert third.scheduler.state.removed == second.scheduler.state.removed
+
+
+def test_gradients_in_buckets_are_refused(tmp_path: Path) -> None:
+    distributed.init_process_group("gloo", init_method=f"file://{tmp_path / 'store'}", rank=0, world_size=1)
+    try:
+        with pytest.raises(ScheduleError, match=r"DistributedDataParallel collects gradients in buckets .* thin it after training"):
+            Scheduler(nn.parallel.DistributedDataParallel(fresh()), [(TWICE, Thin((4, 6)))])
+    finally:
+        distributed.destroy_process_group()

@@ -36,6 +36,7 @@ def thin(
     The recipe is tried on a copy first. Where the model's code itself holds a size that would change (``x.view(-1, 256)``), the units that pass that
     line stay, and ``recipe.left`` says so.
 
+    >>> import torch
     >>> net = nn.Sequential(nn.Linear(2, 3), nn.ReLU(), nn.Linear(3, 2))
     >>> with torch.no_grad():
     ...     _ = net[0].weight[1].zero_(), net[0].bias[1].zero_()

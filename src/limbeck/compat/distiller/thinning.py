@@ -35,6 +35,7 @@ def contract_model(
     ``dataset`` (cifar10, imagenet, mnist) tells what the model takes, unless its scheduler knows; ``arch`` is not needed. Masks may be a
     scheduler's ``zeros_mask_dict``, ``create_model_masks_dict(model)``, or None.
 
+    >>> import torch
     >>> from torch import nn
     >>> net = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.Conv2d(4, 2, 3))
     >>> with torch.no_grad():
@@ -89,6 +90,7 @@ def execute_thinning_recipes_list(model: nn.Module, zeros_mask_dict: Any, recipe
 def find_nonzero_channels(param: Tensor, param_name: str) -> Tensor:
     """The numbers of the input channels of a convolution, or the columns of a matrix, that are not all zero.
 
+    >>> import torch
     >>> find_nonzero_channels(torch.tensor([[1.0, 0.0], [2.0, 0.0]]), "fc.weight")
     tensor([0])
 

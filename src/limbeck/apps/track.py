@@ -161,11 +161,12 @@ class Tracker(Generic[AnySession]):
     _sums: Tensor | None = None
     _measure: float = float("nan")
     _sparsity: float = 0.0
+    _size: tuple[int, int] = (0, 0)
 
     def begin_epoch(self, epoch: int) -> None:
         """An epoch begins, or a resumed one goes on."""
         options = self.session.options
-        self._sparsity = self._masked_fraction()
+        self._sparsity, self._size = self._masked_fraction(), self._thinned()
         done = self.session.scheduler.clock.minibatch
         self.progress.begin(f"epoch {epoch + 1}/{options.epochs}", total=len(self.session.train), done=done)
         self._log_since, self._items_before = time.monotonic(), self.session.running.items
@@ -181,6 +182,7 @@ class Tracker(Generic[AnySession]):
         """A step is complete: report, save, stop if asked to."""
         options, clock = self.session.options, self.session.scheduler.clock
         self.progress.advance()
+        self._tell_thinning()
         if clock.minibatch % options.log_interval == 0 or clock.minibatch == len(self.session.train):
             self._report()
         if self.interrupt.asked or (options.save_every and clock.step % options.save_every == 0):
@@ -248,6 +250,21 @@ class Tracker(Generic[AnySession]):
         }
         write_json(self.folder / "run.json", known)
         return known
+
+    def _thinned(self) -> tuple[int, int]:
+        """How many thinnings there were, and how many weights there are."""
+        scheduler = self.session.scheduler
+        return len(scheduler.recipes), sum(named.parameter.numel() for named in weights(scheduler.state.parameters.values()))
+
+    def _tell_thinning(self) -> None:
+        """Say so when this step began with a thinning."""
+        if len(self.session.scheduler.recipes) == self._size[0]:
+            return
+        before, self._size = self._size[1], self._thinned()
+        clock = self.session.scheduler.clock
+        text = f"epoch {clock.epoch + 1}, step {clock.minibatch}: thinned from {before:,} to {self._size[1]:,} weights"
+        self.progress.say(text)
+        self.log.say(text)
 
     def _report(self) -> None:
         """One line of the log: the means since the last one."""

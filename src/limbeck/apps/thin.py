@@ -22,6 +22,7 @@ from limbeck.names import named_parameters
 from limbeck.scheduler import Scheduler
 from limbeck.summaries.compute import compute
 from limbeck.thinning import save_thinned, thin_now
+from limbeck.thinning.save import is_thinned
 
 
 class Session(Protocol):
@@ -81,7 +82,7 @@ def thin_run(path: Path, out: Path, data: str | None = None) -> Thinned:
     """Take the units that are zero out of a run's model, and write it: a checkpoint, or, for a name that ends in ``.safetensors``, the model alone.
 
     ``path`` is a run folder (its best model) or a checkpoint; ``data`` is where its data lie now, if elsewhere. Raises ``CheckpointError``
-    for what is no run's checkpoint, and where ``out`` is taken.
+    for what is no run's checkpoint, and where ``out`` is taken: only a thinned model's own file is written anew.
     """
     checkpoint = load_checkpoint(find_checkpoint(path, "best"))
     application = str(checkpoint.state.get("application")) if isinstance(checkpoint.state, Mapping) else ""
@@ -89,7 +90,7 @@ def thin_run(path: Path, out: Path, data: str | None = None) -> Thinned:
         raise CheckpointError(
             f"{path} is no checkpoint of {' or '.join(f'limbeck {name} train' for name in RESUME)}; in Python limbeck.thinning.thin takes any model"
         )
-    if out.exists() and not (out.is_file() and out.suffix == ".safetensors"):
+    if out.exists() and not (out.suffix == ".safetensors" and is_thinned(out)):  # other weights are not lost to a thinned model
         what = "holds a checkpoint already" if is_checkpoint(out) else "is there already"
         raise CheckpointError(f"{out} {what}; write to another place")
     changes = {"cuda": False, "device": None, **({} if data is None else {"data": data})}
@@ -99,10 +100,13 @@ def thin_run(path: Path, out: Path, data: str | None = None) -> Thinned:
     recipe = thin_now(session.scheduler.state)
     shapes = {name: (shape, now) for name, shape in shapes.items() if (now := _shapes(session.model)[name]) != shape}
     session.options = replace(session.options, **{name: checkpoint.state["options"].get(name) for name in ("cuda", "device")})
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise CheckpointError(f"no folder {out.parent} can be made for {out.name}: {error.strerror}; write to another place") from error
     if out.suffix == ".safetensors":
         save_thinned(out, session.model, session.scheduler.recipes)
     else:
-        out.parent.mkdir(parents=True, exist_ok=True)
         session.save(out)
     return Thinned(str(checkpoint.path), str(out), shapes, before, _cost(session), recipe.left)
 

@@ -78,6 +78,15 @@ def load_thinned(path: str | Path, model: nn.Module) -> tuple[Recipe, ...]:
     return recipes
 
 
+def is_thinned(path: str | Path) -> bool:
+    """Whether a file is one that ``save_thinned`` wrote; says nothing of damage in its tensors."""
+    try:
+        with safe_open(path, framework="pt") as file:
+            return bool((file.metadata() or {}).get("format") == FORMAT)
+    except (OSError, SafetensorError):
+        return False
+
+
 def _read(path: Path) -> tuple[dict[str, Any], dict[str, Any]]:
     try:
         with safe_open(path, framework="pt") as file:

@@ -55,16 +55,16 @@ def test_it_trains_on(pruned: Path, tmp_path: Path) -> None:
 
 
 def test_the_model_alone_is_one_file_to_begin_with(pruned: Path, tmp_path: Path) -> None:
-    result = invoke(f"thin {pruned} --out {tmp_path / 'thin.safetensors'} --json")
+    result = invoke(f"thin {pruned} --out {tmp_path / 'new' / 'thin.safetensors'} --json")
     assert result.exit_code == 0, result.output
     told = json.loads(result.stdout)
     (before, after) = told["shapes"]["3.conv1.weight"]
     assert after[0] < before[0]
     assert told["after"]["macs"] < told["before"]["macs"]
-    result = invoke(f"images train {SMALL} --epochs 1 --weights {tmp_path / 'thin.safetensors'} --save {tmp_path / 'run'}")
+    result = invoke(f"images train {SMALL} --epochs 1 --weights {tmp_path / 'new' / 'thin.safetensors'} --save {tmp_path / 'run'}")
     assert result.exit_code == 0, result.output
     assert measured(tmp_path / "run")["weights"] == told["after"]["weights"]
-    again = invoke(f"thin {pruned} --out {tmp_path / 'thin.safetensors'}")
+    again = invoke(f"thin {pruned} --out {tmp_path / 'new' / 'thin.safetensors'}")
     assert again.exit_code == 0, again.output  # a file may be written again
 
 
@@ -81,6 +81,8 @@ def test_what_is_wrong_is_told(pruned: Path, tmp_path: Path) -> None:
         f"thin {tmp_path / 'nowhere'} --out {tmp_path / 'thin'}": "does not exist",
         f"thin {pruned} --out {tmp_path / 'taken'}": "is there already; write to another place",
         f"thin {pruned} --out {pruned / 'best'}": "holds a checkpoint already",
+        f"thin {pruned} --out {pruned / 'run.json' / 'thin'}": "can be made for thin",
+        f"thin {pruned} --out {pruned / 'best' / 'model.safetensors'}": "is there already; write to another place",
     }.items():
         result = invoke(line)
         assert result.exit_code != 0

@@ -37,6 +37,7 @@ def batches(steps: int) -> Batches:
         "mask_renewal",
         "schedule_load",
         "scheduler_overhead",
+        "thinned_speed",
     ],
 )
 def test_a_benchmark_says_what_it_asks(root: Path, name: str) -> None:

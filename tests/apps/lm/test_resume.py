@@ -96,7 +96,7 @@ def assert_equal_runs(one: Path, other: Path) -> None:
     assert (one / "sparsity.csv").read_text() == (other / "sparsity.csv").read_text()
 
 
-@pytest.mark.parametrize("step", [1, 13, 30, 47])
+@pytest.mark.parametrize("step", [1, pytest.param(13, marks=pytest.mark.long), pytest.param(30, marks=pytest.mark.long), 47])
 def test_a_killed_run_resumes_to_the_same_bits(tmp_path: Path, corpus: Path, schedule: Path, whole: Path, step: int) -> None:
     run = tmp_path / "run"
     with subprocess.Popen(
@@ -164,7 +164,7 @@ policies:
 """
 
 
-@pytest.mark.parametrize("rates", ["schedule", "decay"])
+@pytest.mark.parametrize("rates", ["schedule", pytest.param("decay", marks=pytest.mark.long)])
 def test_a_learning_rate_on_its_way_resumes_to_the_same_bits(tmp_path: Path, corpus: Path, rates: str) -> None:
     (tmp_path / "rates.yaml").write_text(RATES, encoding="utf-8")
     own = ["--compress", str(tmp_path / "rates.yaml")] if rates == "schedule" else ["--decay", "0.6"]

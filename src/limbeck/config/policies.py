@@ -52,7 +52,9 @@ def check_policies(document: Document, tree: object, declared: Mapping[str, Sequ
 def accepted(kind: str) -> Signature:
     """What the ``args`` of a policy of this kind may hold: the arguments of its action, but for the instance."""
     action = KINDS[kind].action
-    return signature(action, f"{'an' if kind[0] in 'aeiou' else 'a'} {kind} policy", frozenset(list(inspect.signature(action).parameters)[:1]))
+    return signature(
+        action, f"{'an' if kind[0] in 'aeiou' else 'a'} {kind} policy", frozenset(list(inspect.signature(action).parameters)[:1])
+    )
 
 
 def _begun(key: str, known: Sequence[str]) -> str:

@@ -59,6 +59,12 @@ class Checkpoint:
         found = [tree["recipes"] for tree in trees if isinstance(tree, Mapping) and isinstance(tree.get("recipes"), list)]
         return tuple(Recipe.from_json(text) for text in found[0]) if found else ()
 
+    @property
+    def masks(self) -> dict[str, Tensor]:
+        """The masks by canonical names, True = kept, as the scheduler's state tells them; none where it has no such state."""
+        part = _scheduler_part(self.state)
+        return {} if part is None else dict(part["masks"])
+
     def restore_model(self, model: nn.Module) -> None:
         """Copy the tensors into a model that has the same names, shapes, dtypes and ties; wrapper names may differ.
 
@@ -82,17 +88,40 @@ def _replayed(recipes: Sequence[Recipe], model: nn.Module, what: str) -> None:
         raise CheckpointError(f"{what} is not a checkpoint of this model, which cannot be thinned alike: {error}") from error
 
 
+def with_masks(state: Tree, masks: Mapping[str, Tensor]) -> Tree:
+    """A checkpoint's state in which the scheduler has these masks, all of them hard; the state itself where it holds no scheduler."""
+    part = _scheduler_part(state)
+    if part is None:
+        return state
+    changed = {**part, "masks": dict(masks), "aside": {}}
+    return changed if part is state else {key: changed if value is part else value for key, value in state.items()}
+
+
+def _scheduler_part(state: Tree) -> Mapping[str, Any] | None:
+    """Where in a checkpoint's state that of its scheduler is: at its root, or one below."""
+    trees = [state, *(state.values() if isinstance(state, Mapping) else ())]
+    return next((tree for tree in trees if isinstance(tree, Mapping) and isinstance(tree.get("masks"), Mapping) and "clock" in tree), None)
+
+
 def save_checkpoint(directory: str | Path, model: nn.Module, state: Tree, schedule: str | None = None) -> None:
     """Write a checkpoint; it takes the place of the one at ``directory`` once it is whole and on the disk.
 
     Raises ``CheckpointError`` when the state cannot be held, the place is taken by something else, or the disk refuses; what stood
     there then still stands.
     """
-    target = Path(directory).resolve()
     own = unwrap(model).state_dict(keep_vars=True)
     first = first_names(own)
+    aliases = {name: owner for name, owner in first.items() if name != owner}
+    write_checkpoint(directory, {name: own[name] for name in own if name not in aliases}, aliases, state, schedule)
+
+
+def write_checkpoint(
+    directory: str | Path, model: Mapping[str, Tensor], aliases: Mapping[str, str], state: Tree, schedule: str | None = None
+) -> None:
+    """The same of a model's tensors: by first names, and from each other name of a tied tensor to its first one."""
+    target = Path(directory).resolve()
     tree, tensors = encode(state)
-    files = {MODEL: packed({name: own[name] for name in own if first[name] == name}), STATE: packed(tensors)}
+    files = {MODEL: packed(model), STATE: packed(tensors)}
     try:
         _refuse_foreign(target)
         with replacing(target) as folder:
@@ -105,7 +134,7 @@ def save_checkpoint(directory: str | Path, model: nn.Module, state: Tree, schedu
                 "version": VERSION,
                 "versions": {"limbeck": installed_version(), "torch": str(torch.__version__)},
                 "files": {path.name: _fingerprint(path.read_bytes()) for path in sorted(folder.iterdir())},
-                "aliases": {name: owner for name, owner in first.items() if name != owner},
+                "aliases": dict(aliases),
                 "packed": {name: packed for name, (_, packed) in files.items()},
                 "state": tree,
             }
@@ -130,6 +159,15 @@ def load_checkpoint(directory: str | Path) -> Checkpoint:
         except CheckpointError:
             if _identity(standing(target)) == seen:  # else a running training has replaced it meanwhile: read the new one
                 raise
+
+
+def step_of(directory: str | Path) -> int:
+    """The step at which a checkpoint was saved, of which only ``state.json`` is read; 0 where its state tells of no scheduler.
+
+    Raises ``CheckpointError`` for what is no checkpoint.
+    """
+    part = _scheduler_part(_read_index(standing(Path(directory).resolve()))["state"])
+    return 0 if part is None else int(part["clock"]["step"])
 
 
 def is_checkpoint(directory: str | Path) -> bool:

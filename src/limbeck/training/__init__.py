@@ -2,5 +2,6 @@
 
 from limbeck.training.learning_rate import LearningRate, MultiStepMultiGammaLR, lr_schedulers
 from limbeck.training.plateau import PlateauDecay
+from limbeck.training.warmup import InverseSquareRootLR, NoamLR
 
-__all__ = ["LearningRate", "MultiStepMultiGammaLR", "PlateauDecay", "lr_schedulers"]
+__all__ = ["InverseSquareRootLR", "LearningRate", "MultiStepMultiGammaLR", "NoamLR", "PlateauDecay", "lr_schedulers"]

@@ -1,4 +1,4 @@
-"""Learning rates on a schedule: torch's schedulers by name, two of the ancestor's, and the action that drives them."""
+"""Learning rates on a schedule: torch's schedulers by name, two of the ancestor's, those of Transformers, and the action that drives them."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from torch.optim.lr_scheduler import LRScheduler, OneCycleLR, ReduceLROnPlateau
 from limbeck.errors import ScheduleError
 from limbeck.events import Action, State
 from limbeck.schedules import Moment
+from limbeck.training.warmup import InverseSquareRootLR, NoamLR
 
 NEEDS_CODE = {
     "LambdaLR": "a Python function",
@@ -27,7 +28,7 @@ NEEDS_CODE = {
 BY_EPOCH = {"ReduceLROnPlateau": "what is measured at the end of an epoch"}
 """Classes that no window by step can drive, and why."""
 
-BY_STEP = frozenset({"CyclicLR", "OneCycleLR"})
+BY_STEP = frozenset({"CyclicLR", "InverseSquareRootLR", "NoamLR", "OneCycleLR"})
 """Classes that are made to move in every step."""
 
 MINIMUM, MAXIMUM = ("min", "loss"), ("max", "accuracy", "top1")
@@ -66,12 +67,17 @@ def polynomial_lr(optimizer: Optimizer, T_max: int | None = None, power: float =
 
 
 def lr_schedulers() -> dict[str, Callable[..., LRScheduler]]:
-    """Class names of the schedule file's ``lr_schedulers`` section: every usable class of ``torch.optim.lr_scheduler``, and the ancestor's.
+    """Class names of the schedule file's ``lr_schedulers`` section: every usable class of ``torch.optim.lr_scheduler``, the ancestor's, and Transformers'.
 
     >>> {"ExponentialLR", "OneCycleLR", "ReduceLROnPlateau", "MultiStepMultiGammaLR"} <= set(lr_schedulers())
     True
     """
-    own: dict[str, Callable[..., LRScheduler]] = {"MultiStepMultiGammaLR": MultiStepMultiGammaLR, "PolynomialLR": polynomial_lr}
+    own: dict[str, Callable[..., LRScheduler]] = {
+        "InverseSquareRootLR": InverseSquareRootLR,
+        "MultiStepMultiGammaLR": MultiStepMultiGammaLR,
+        "NoamLR": NoamLR,
+        "PolynomialLR": polynomial_lr,
+    }
     found: dict[str, Callable[..., LRScheduler]] = {
         name: member
         for name, member in vars(lr_scheduler).items()

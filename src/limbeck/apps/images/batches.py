@@ -10,12 +10,12 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import overload
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from limbeck.apps.images.pixels import DRAWS, Files, Memory, Shape
+from limbeck.apps.rng import generator
 
 AHEAD = 2
 """Batches that are read from files while the model trains on an earlier one."""
@@ -157,18 +157,6 @@ class Batches(Sequence[Batch]):
         images = normalised(raw.to(self.device), self.split.form)
         labels = self.split.labels[self._places(number)].to(self.device)
         return images.contiguous(memory_format=torch.channels_last if self.channels_last else torch.contiguous_format), labels
-
-
-def generator(*numbers: int) -> torch.Generator:
-    """A generator of chance that is seeded by several numbers at once: seed, epoch, step.
-
-    >>> first, other, again = (torch.randint(1000, (4,), generator=generator(*numbers)) for numbers in ((1, 2, 3), (1, 3, 2), (1, 2, 3)))
-    >>> first.equal(other), first.equal(again)
-    (False, True)
-    """
-    return torch.Generator().manual_seed(
-        int(np.random.SeedSequence([number % 2**63 for number in numbers]).generate_state(1, np.uint64)[0] >> np.uint64(1))
-    )
 
 
 def normalised(images: Tensor, form: Form) -> Tensor:

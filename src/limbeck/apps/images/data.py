@@ -14,12 +14,13 @@ import torch
 from torch import Tensor
 
 from limbeck.apps.hub import fetch
-from limbeck.apps.images.batches import Form, Split, generator
+from limbeck.apps.images.batches import Form, Split
 from limbeck.apps.images.binary import binary
 from limbeck.apps.images.datasets import Part, Source, digits
 from limbeck.apps.images.folders import tree
 from limbeck.apps.images.parquet import parquet, parquet_files
 from limbeck.apps.images.pixels import Shape
+from limbeck.apps.rng import generator
 from limbeck.errors import DataError, did_you_mean
 
 DIGITS = "digits"

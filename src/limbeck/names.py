@@ -178,15 +178,19 @@ def unmatched(target: str, names: Iterable[str]) -> str:
     names = list(names)
     if not any(mark in target for mark in "*?[") and not target.startswith((REGEX, NOT)):
         return f"no parameter is named '{target}'{did_you_mean(canonical(target), names)}"
-    return f"no parameter matches '{target}'{did_you_mean(canonical(target), names) or _remedy(target, names)}"
+    return f"no parameter matches '{target}'{did_you_mean(canonical(target), names) or closest(target, names)}"
 
 
-def _remedy(pattern: str, names: Iterable[str]) -> str:
-    """What is close, among the parts of names, to a word of a pattern that is in no name; an empty string when nothing is."""
+def closest(pattern: str, names: Iterable[str]) -> str:
+    """What is close, among the parts of names, to a word of a pattern that is in no name; an empty string when nothing is.
+
+    >>> closest("conv_1", ["encoder.conv1.weight"]), closest("ln/gama", ["Encoder/ln/gamma"])
+    ("; did you mean 'conv1'?", "; did you mean 'gamma'?")
+    """
     names = list(names)
-    if "/" in pattern and names:
+    if "/" in pattern and names and not any("/" in name for name in names):
         return f"; the parts of names are joined by dots, as in '{names[0]}'"
-    parts = list(dict.fromkeys(part for name in names for part in name.split(".")))
+    parts = list(dict.fromkeys(part for name in names for part in re.split(r"[./]", name)))
     words = WORD.findall(ESCAPE.sub(" ", pattern.removeprefix(NOT).removeprefix(REGEX)))
     remedies = (did_you_mean(word, parts) for word in words if not any(word in part for part in parts))
     return next((remedy for remedy in remedies if remedy), "")

@@ -58,7 +58,7 @@ class Ranking:
     @property
     def state(self) -> list[tuple[float, int, int]]:
         """What a checkpoint holds."""
-        return [tuple(entry) for entry in self.entries]
+        return [(entry.score, entry.step, entry.kept) for entry in self.entries]
 
     def restored(self, state: Iterable[Iterable[float]]) -> Ranking:
         """The ranking with the snapshots of a saved ``state``, of which no more than ``most`` stay.

@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -170,16 +170,17 @@ class NeurST:
             target = "*"
         return [target if self.prune_vectors else MATRICES + target]
 
-    def steps(self) -> list[Step]:
-        """The policies; none where ``target_sparsity`` is 0."""
+    def steps(self, weights: Sequence[str] | None = None) -> list[Step]:
+        """The policies; none where ``target_sparsity`` is 0. ``weights`` are targets in place of those that the patterns make."""
         if not self.target_sparsity:
             return []
-        zeros = [Step("KeepZerosPruner", {"weights": self.weights}, AT_ONCE)] if self.keep_prune_property and self.span.first else []
+        weights = self.weights if weights is None else list(weights)
+        zeros = [Step("KeepZerosPruner", {"weights": weights}, AT_ONCE)] if self.keep_prune_property and self.span.first else []
         arguments: dict[str, Any] = {"target_sparsity": self.target_sparsity}
         if self.polynomial:
             arguments |= {"initial_sparsity": self.initial_sparsity, "power": self.polynomial_power}
             arguments |= {} if self.begin_pruning_step else {"begin_step": 0}
-        arguments["weights"] = self.weights
+        arguments["weights"] = weights
         return [*zeros, *renewals(CLASS_OF[SCHEDULES[self.pruning_schedule]], arguments, self.span, ahead=0)]
 
 

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from limbeck.apps.lm import loss as module
-from limbeck.apps.lm.loss import Scratch, linear_cross_entropy
+from limbeck.apps import fused_loss as module
+from limbeck.apps.fused_loss import Scratch, linear_cross_entropy
 
 
 def layer(tokens: int, features: int, vocabulary: int) -> tuple[Tensor, nn.Parameter, nn.Parameter, Tensor]:

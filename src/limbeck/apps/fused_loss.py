@@ -48,12 +48,38 @@ def linear_cross_entropy(hidden: Tensor, weight: Tensor, bias: Tensor, target: T
     >>> bool(torch.isclose(fused, F.cross_entropy(hidden @ weight.T, target)))
     True
     """
+    return smoothed_cross_entropy(hidden, weight, bias, target, 0.0, scratch)[0]
+
+
+def smoothed_cross_entropy(
+    hidden: Tensor, weight: Tensor, bias: Tensor | None, target: Tensor, smoothing: float, scratch: Scratch | None = None
+) -> tuple[Tensor, Tensor]:
+    """Mean cross entropy against targets of which ``smoothing`` is spread over all other tokens evenly, and that against the target alone.
+
+    ``(1 - smoothing) * -log p(target) + smoothing / (vocabulary - 1) * sum of -log p(other)``: label smoothing as Tensor2Tensor, NeurST (which
+    takes off the constant entropy of the smoothed target) and fairseq define it; torch's own spreads it over the target as well. Both
+    in nats; only the first has gradients. The sum over the vocabulary is the hidden state times the sum of all weights, so it costs no pass.
+
+    >>> hidden, weight, target = torch.randn(4, 3), torch.randn(7, 3), torch.tensor([0, 2, 6, 1])
+    >>> loss, nll = smoothed_cross_entropy(hidden, weight, None, target, 0.1)
+    >>> logs = (hidden @ weight.T).log_softmax(1)
+    >>> gold = logs.gather(1, target[:, None])
+    >>> bool(torch.isclose(loss, -(0.9 * gold + 0.1 / 6 * (logs.sum(1, keepdim=True) - gold)).mean()))
+    True
+    """
+    vocabulary = len(weight)
     if hidden.device.type != "cpu" or hidden.dtype != torch.float32 or torch.is_autocast_enabled("cpu"):
-        return F.cross_entropy(F.linear(hidden, weight, bias).float(), target)
+        logits = F.linear(hidden, weight, bias).float()
+        if not smoothing:
+            loss = F.cross_entropy(logits, target)
+            return loss, loss.detach()
+        loss = F.cross_entropy(logits, target, label_smoothing=smoothing * vocabulary / (vocabulary - 1))
+        return loss, F.cross_entropy(logits.detach(), target)
     if not torch.is_grad_enabled():  # the function below is told what requires gradients, not whether any are wanted
-        hidden, weight, bias = hidden.detach(), weight.detach(), bias.detach()
-    loss: Tensor = _LinearCrossEntropy.apply(hidden, weight, bias, target, scratch or Scratch())  # type: ignore[no-untyped-call]  # torch does not annotate it
-    return loss
+        hidden, weight, bias = hidden.detach(), weight.detach(), None if bias is None else bias.detach()
+    spread = smoothing / (vocabulary - 1) if smoothing else 0.0
+    losses: tuple[Tensor, Tensor] = _LinearCrossEntropy.apply(hidden, weight, bias, target, spread, scratch or Scratch())  # type: ignore[no-untyped-call]  # torch does not annotate it
+    return losses
 
 
 def _tiles(tokens: int, vocabulary: int) -> Iterator[slice]:
@@ -62,10 +88,12 @@ def _tiles(tokens: int, vocabulary: int) -> Iterator[slice]:
 
 
 class _LinearCrossEntropy(torch.autograd.Function):
-    """Forms the gradients in the forward pass; the backward pass only scales them."""
+    """Forms the gradients in the forward pass; the backward pass only scales them. ``spread`` is what each token but the target is expected with."""
 
     @staticmethod
-    def forward(ctx: Any, hidden: Tensor, weight: Tensor, bias: Tensor, target: Tensor, scratch: Scratch) -> Tensor:
+    def forward(
+        ctx: Any, hidden: Tensor, weight: Tensor, bias: Tensor | None, target: Tensor, spread: float, scratch: Scratch
+    ) -> tuple[Tensor, Tensor]:
         tokens, vocabulary = len(hidden), len(weight)
         learns = any(ctx.needs_input_grad)
         tiles = list(_tiles(tokens, vocabulary))
@@ -74,7 +102,7 @@ class _LinearCrossEntropy(torch.autograd.Function):
         exps, peaks, sums = [], [], []
         for tile in tiles:
             place = memory[tokens * tile.start : tokens * tile.stop] if learns else memory[: tokens * (tile.stop - tile.start)]
-            logits = torch.addmm(bias[tile], hidden, weight[tile].T, out=place.view(tokens, -1))
+            logits = _logits(hidden, weight[tile], None if bias is None else bias[tile], place.view(tokens, -1))
             peak = logits.amax(1, keepdim=True)
             exps.append(logits.sub_(peak).exp_())
             peaks.append(peak)
@@ -82,31 +110,57 @@ class _LinearCrossEntropy(torch.autograd.Function):
         tops = torch.cat(peaks, 1)  # [tokens, tiles]
         log_mass = torch.logsumexp(tops + torch.cat(sums, 1).log(), 1, keepdim=True)
         goal_weight = weight[target]
-        loss = (log_mass[:, 0] - (hidden * goal_weight).sum(1) - bias[target]).mean()
+        goal, goal_bias = (hidden * goal_weight).sum(1), 0.0 if bias is None else bias[target]
+        nll = (log_mass[:, 0] - goal - goal_bias).mean()
+        loss = nll.clone()
+        if spread:
+            every = hidden @ weight.sum(0) + (0.0 if bias is None else bias.sum())  # the sum of all logits
+            loss += spread * (vocabulary * (goal + goal_bias) - every).mean()
         if learns:
             scales = (tops - log_mass).exp().div_(tokens)  # exps * scales = softmax / tokens
-            ctx.save_for_backward(*_gradients(hidden, weight, target, goal_weight, tiles, exps, scales))
-        return loss
+            ctx.save_for_backward(*_gradients(hidden, weight, bias, target, spread, tiles, exps, scales))
+        ctx.mark_non_differentiable(nll)
+        return loss, nll
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, upstream: Tensor) -> tuple[Tensor | None, ...]:
-        grads = ctx.saved_tensors
-        return (*(grads if upstream == 1 else [grad * upstream for grad in grads]), None, None)
+    def backward(ctx: Any, upstream: Tensor, _: Tensor) -> tuple[Tensor | None, ...]:
+        grads = [grad if grad is None or upstream == 1 else grad * upstream for grad in ctx.saved_tensors]
+        return (*grads, None, None, None)
 
 
-def _gradients(
-    hidden: Tensor, weight: Tensor, target: Tensor, goal_weight: Tensor, tiles: list[slice], exps: list[Tensor], scales: Tensor
-) -> tuple[Tensor, Tensor, Tensor]:
+def _logits(hidden: Tensor, weight: Tensor, bias: Tensor | None, out: Tensor) -> Tensor:
+    return torch.mm(hidden, weight.T, out=out) if bias is None else torch.addmm(bias, hidden, weight.T, out=out)
+
+
+def _gradients(  # what the forward pass has at hand
+    hidden: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    target: Tensor,
+    spread: float,
+    tiles: list[slice],
+    exps: list[Tensor],
+    scales: Tensor,
+) -> tuple[Tensor, Tensor, Tensor | None]:
+    """Of the loss with respect to hidden, weight and bias: those of ``softmax - sharp * [token is target] - spread``."""
     tokens = len(hidden)
-    grad_hidden = goal_weight.div(-tokens)
+    sharp = 1 - spread * len(weight)
+    grad_hidden = weight[target].div_(-tokens / sharp)
     grad_weight = torch.empty_like(weight)
-    grad_bias = weight.new_empty(len(weight))
+    grad_bias = None if bias is None else torch.empty_like(bias)
     product = torch.empty_like(hidden)
     for tile, exp, scale in zip(tiles, exps, torch.split(scales, 1, 1), strict=True):
         grad_hidden.addcmul_(torch.mm(exp, weight[tile], out=product), scale)
         torch.mm(exp.T, hidden * scale, out=grad_weight[tile])
-        torch.mv(exp.T, scale[:, 0], out=grad_bias[tile])
-    grad_weight.index_add_(0, target, hidden, alpha=-1 / tokens)
-    grad_bias.index_add_(0, target, torch.full_like(scales[:, 0], -1 / tokens))
+        if grad_bias is not None:
+            torch.mv(exp.T, scale[:, 0], out=grad_bias[tile])
+    grad_weight.index_add_(0, target, hidden, alpha=-sharp / tokens)
+    if grad_bias is not None:
+        grad_bias.index_add_(0, target, torch.full_like(scales[:, 0], -sharp / tokens))
+    if spread:
+        grad_hidden -= weight.sum(0) * (spread / tokens)
+        grad_weight -= hidden.sum(0) * (spread / tokens)
+        if grad_bias is not None:
+            grad_bias -= spread
     return grad_hidden, grad_weight, grad_bias

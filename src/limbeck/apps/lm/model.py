@@ -6,7 +6,7 @@ from typing import overload
 
 from torch import Tensor, nn
 
-from limbeck.apps.lm.loss import Scratch, linear_cross_entropy
+from limbeck.apps.fused_loss import Scratch, linear_cross_entropy
 
 CELLS = ("LSTM", "GRU", "RNN_TANH", "RNN_RELU")
 

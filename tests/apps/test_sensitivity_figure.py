@@ -7,7 +7,7 @@ from limbeck.sensitivity import Row
 
 
 def rows(names: int) -> list[Row]:
-    return [Row(f"layer{name}.conv1.weight", level, 90 - 50 * level, 99.0, level) for name in range(names) for level in (0.0, 0.5, 0.9)]
+    return [Row(f"layer{name}.conv1.weight", level, 90 - 50 * level, 99.0, level, level) for name in range(names) for level in (0.0, 0.5, 0.9)]
 
 
 @pytest.mark.parametrize("names", [1, TOGETHER])
@@ -26,5 +26,5 @@ def test_many_curves_have_a_frame_each_and_the_others_in_grey() -> None:
 
 def test_an_empty_table_and_what_is_not_finite_can_be_drawn() -> None:
     sensitivity_figure([], "title").draw_without_rendering()
-    (axes,) = sensitivity_figure([Row("a", 0.0, 90.0, 99.0, 0.1), Row("a", 0.5, float("nan"), 1.0, 1.0)], "title").axes
+    (axes,) = sensitivity_figure([Row("a", 0.0, 90.0, 99.0, 0.1, 0.0), Row("a", 0.5, float("nan"), 1.0, 1.0, 0.5)], "title").axes
     assert list(axes.lines[0].get_ydata()) == [90]

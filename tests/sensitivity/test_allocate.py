@@ -48,15 +48,15 @@ def test_an_envelope_never_falls_and_lies_above_its_points(values: list[float]) 
 
 
 def test_a_level_counts_as_what_it_drops() -> None:
-    rows = [Row("a", level, 0.0, 0.0, loss) for level, loss in ((0.0, 1.0), (0.3, 2.0), (0.7, 4.0))]
+    rows = [Row("a", level, 0.0, 0.0, loss, level) for level, loss in ((0.0, 1.0), (0.3, 2.0), (0.7, 4.0))]
     assert curves(rows, {"a": 4})["a"] == Curve((0.0, 0.25, 0.5), (0.0, 1.0, 3.0))  # floor(.3 * 4) = 1, floor(.7 * 4) = 2
 
 
 def test_a_table_without_the_dense_model_or_a_parameter_is_refused() -> None:
     with pytest.raises(DataError, match="no row at sparsity 0"):
-        curves([Row("a", 0.5, 0.0, 0.0, 1.0)], {"a": 4})
+        curves([Row("a", 0.5, 0.0, 0.0, 1.0, 0.5)], {"a": 4})
     with pytest.raises(DataError, match="no rows of b"):
-        curves([Row("a", 0.0, 0.0, 0.0, 1.0)], {"a": 4, "b": 4})
+        curves([Row("a", 0.0, 0.0, 0.0, 1.0, 0.0)], {"a": 4, "b": 4})
 
 
 @settings(max_examples=40, deadline=None)

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from limbeck.errors import DataError
 from limbeck.sensitivity import Row, append_rows, parse_levels, read_rows
 
-ROWS = [Row("a.weight", 0.05, 91.25, 99.5, 0.1 + 0.2), Row("b.weight", 1 / 3, 10.0, 50.0, float("inf"))]
+ROWS = [Row("a.weight", 0.05, 91.25, 99.5, 0.1 + 0.2, 0.0), Row("b.weight", 1 / 3, 10.0, 50.0, float("inf"), 1 / 3)]
 
 
 def test_a_table_reads_back_to_the_bit(tmp_path: Path) -> None:
@@ -17,7 +17,7 @@ def test_a_table_reads_back_to_the_bit(tmp_path: Path) -> None:
     for row in ROWS:
         append_rows(table, [row])
     assert read_rows(table) == ROWS
-    assert table.read_text().splitlines()[0] == "parameter,sparsity,top1,top5,loss"
+    assert table.read_text().splitlines()[0] == "parameter,sparsity,top1,top5,loss,pruned"
 
 
 def test_without_a_file_there_are_no_rows(tmp_path: Path) -> None:
@@ -45,7 +45,7 @@ def test_another_file_is_refused(tmp_path: Path) -> None:
 def test_a_damaged_line_is_named(tmp_path: Path) -> None:
     table = tmp_path / "t.csv"
     append_rows(table, ROWS)
-    table.write_text(table.read_text() + "a.weight,half,1,2,3\n")
+    table.write_text(table.read_text() + "a.weight,half,1,2,3,4\n")
     with pytest.raises(DataError, match="line 4"):
         read_rows(table)
 

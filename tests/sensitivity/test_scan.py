@@ -51,6 +51,7 @@ def test_each_point_prunes_one_parameter_to_its_level(group: Group, axis: int | 
     expected = [int(level * units) * (weight.numel() // units) for level in LEVELS]
     assert [row.loss for row in rows] == expected
     assert [(row.parameter, row.sparsity) for row in rows] == [("3.weight", level) for level in LEVELS]
+    assert [row.pruned for row in rows] == pytest.approx([int(level * units) / units for level in LEVELS])
     assert all(set(changed) <= {"3.weight"} for _, changed in spy.calls)
 
 
@@ -129,4 +130,4 @@ def test_what_is_analysed_by_default() -> None:
 
 
 def test_rows_carry_the_metrics() -> None:
-    assert Row("a", 0.5, 1.0, 2.0, 3.0).metrics == Metrics(1.0, 2.0, 3.0)
+    assert Row("a", 0.5, 1.0, 2.0, 3.0, 0.5).metrics == Metrics(1.0, 2.0, 3.0)

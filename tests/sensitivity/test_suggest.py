@@ -37,7 +37,7 @@ def resnet20() -> nn.Module:
 def table(model: nn.Module, group: Group) -> list[Row]:
     """Losses that rise differently from layer to layer."""
     return [
-        Row(name, level, 90 - 20 * (1 + index % 3) * level**2, 99.0, 0.3 + (1 + index % 3) * level**3)
+        Row(name, level, 90 - 20 * (1 + index % 3) * level**2, 99.0, 0.3 + (1 + index % 3) * level**3, level)
         for index, name in enumerate(analysed(model, (), group))
         for level in parse_levels("0:0.95:0.05")
     ]
@@ -101,8 +101,8 @@ def test_what_cannot_go_alone_is_left_dense_with_the_reason() -> None:
 
 def test_the_prediction_is_the_sum_of_the_rises() -> None:
     net = nn.Sequential(nn.Linear(4, 10, bias=False), nn.ReLU(), nn.Linear(10, 4, bias=False))
-    rows = [Row("0.weight", level, 90 - 10 * level, 99.0, 1 + level) for level in (0.0, 0.5)]
-    rows += [Row("2.weight", level, 90 - 40 * level, 99.0, 1 + 4 * level) for level in (0.0, 0.5)]
+    rows = [Row("0.weight", level, 90 - 10 * level, 99.0, 1 + level, level) for level in (0.0, 0.5)]
+    rows += [Row("2.weight", level, 90 - 40 * level, 99.0, 1 + 4 * level, level) for level in (0.0, 0.5)]
     made = suggest(rows, net, (torch.zeros(1, 4),), "element", parse_budget("sparsity=0.3"))
     assert made.levels == {"0.weight": 0.5, "2.weight": pytest.approx(0.1)}
     assert (made.loss, made.top1) == (pytest.approx(1 + 0.5 + 0.4), pytest.approx(90 - 5 - 4))
@@ -111,7 +111,7 @@ def test_the_prediction_is_the_sum_of_the_rises() -> None:
 
 def test_an_output_layer_is_left() -> None:
     net = nn.Sequential(nn.Linear(4, 10), nn.ReLU(), nn.Linear(10, 4))
-    rows = [Row(name, level, 90 - level, 99.0, 1 + level) for name in ("0.weight", "2.weight") for level in (0.0, 0.5)]
+    rows = [Row(name, level, 90 - level, 99.0, 1 + level, level) for name in ("0.weight", "2.weight") for level in (0.0, 0.5)]
     made = suggest(rows, net, (torch.zeros(1, 4),), "filter", parse_budget("parameters=0.7"))
     assert made.levels == {"0.weight": 0.3}
     assert made.left == {"2.weight": "it is the model's output"}
@@ -131,7 +131,7 @@ def test_of_coupled_convolutions_the_first_loses_units() -> None:
 
 
 def test_where_nothing_can_go_that_is_said() -> None:
-    rows = [Row("weight", level, 90.0, 99.0, 1 + level) for level in (0.0, 0.5)]
+    rows = [Row("weight", level, 90.0, 99.0, 1 + level, level) for level in (0.0, 0.5)]
     with pytest.raises(DataError, match="no filter can be taken out by itself: of weight, it is the model's output"):
         suggest(rows, nn.Linear(4, 4), (torch.zeros(1, 4),), "filter", parse_budget("macs=0.5"))
 
@@ -144,7 +144,7 @@ def test_what_is_no_budget_is_refused(text: str) -> None:
 
 def test_another_models_table_is_refused() -> None:
     with pytest.raises(DataError, match="no weight of this model"):
-        suggest([Row("conv9.weight", 0.0, 90.0, 99.0, 0.3)], nn.Linear(2, 2), (torch.zeros(1, 2),), "element", parse_budget("sparsity=0.5"))
+        suggest([Row("conv9.weight", 0.0, 90.0, 99.0, 0.3, 0.0)], nn.Linear(2, 2), (torch.zeros(1, 2),), "element", parse_budget("sparsity=0.5"))
 
 
 def test_a_level_drops_exactly_its_count() -> None:

@@ -267,3 +267,16 @@ def test_a_write_into_part_of_a_tensor_is_seen() -> None:
     model = Writing()
     clear((model.a.weight, 1), (model.a.bias, 1))
     assert not planned(model, torch.zeros(1, 3))
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_a_filter_that_a_norm_shifts_in_training_alone_goes_only_in_evaluation(training: bool) -> None:
+    """In evaluation ``relu((0 - 2) / 1 * 1 + 0.5) = 0``; in training the batch's mean is 0, and ``relu(0.5)`` counts."""
+    net = nn.Sequential(nn.Conv2d(1, 3, 1, bias=False), nn.BatchNorm2d(3), nn.ReLU(), nn.Conv2d(3, 2, 1))
+    with torch.no_grad():
+        net[0].weight[1] = 0
+        net[1].bias.fill_(0.5)
+        net[1].running_mean.fill_(2.0)
+    recipe = thin(net.train(training), (torch.zeros(2, 1, 4, 4),))
+    assert net[0].out_channels == (3 if training else 2)
+    assert bool(recipe.left) == training

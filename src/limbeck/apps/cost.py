@@ -19,13 +19,27 @@ LEAST = 11
 """Rounds that are always measured."""
 
 
-def latencies(calls: Mapping[str, Callable[[], object]], device: torch.device, seconds: float = 2.0) -> dict[str, float]:
-    """Median milliseconds of each call, taken in turns: a machine that is busy for a moment is busy for all.
+@dataclass(frozen=True)
+class Latency:
+    """Milliseconds of a call: the median, and the quartiles, between which half of all times lie."""
+
+    median: float
+    low: float
+    high: float
+
+    @property
+    def spread(self) -> float:
+        """How far from the median, as a fraction of it, the farther quartile is."""
+        return max(self.high - self.median, self.median - self.low) / self.median
+
+
+def latencies(calls: Mapping[str, Callable[[], object]], device: torch.device, seconds: float = 2.0) -> dict[str, Latency]:
+    """Milliseconds of each call, taken in turns: a machine that is busy for a moment is busy for all.
 
     Some rounds warm up; then at least 11 are measured, and more until each call has had its ``seconds`` on average.
 
     >>> found = latencies({"short": lambda: sum(range(100)), "long": lambda: sum(range(100_000))}, torch.device("cpu"), seconds=0.02)
-    >>> found["short"] < found["long"]
+    >>> found["short"].median < found["long"].median
     True
     """
     times: dict[str, list[float]] = {name: [] for name in calls}
@@ -41,7 +55,12 @@ def latencies(calls: Mapping[str, Callable[[], object]], device: torch.device, s
                 call()
                 _wait(device)
                 times[name].append(time.perf_counter() - began)
-    return {name: 1000 * statistics.median(taken) for name, taken in times.items()}
+    return {name: _latency(taken) for name, taken in times.items()}
+
+
+def _latency(taken: list[float]) -> Latency:
+    low, median, high = (1000 * quartile for quartile in statistics.quantiles(taken, n=4, method="inclusive"))
+    return Latency(median, low, high)
 
 
 def _wait(device: torch.device) -> None:

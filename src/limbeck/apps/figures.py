@@ -56,6 +56,8 @@ class Axis:
     size: str = "non-zero weights"
     higher: bool = False
     """Whether the measure is better where it is higher."""
+    least: float = 0.0
+    """What the axis of the measure spans at least, so that chance does not look like a difference."""
 
     @property
     def better(self) -> str:
@@ -85,12 +87,23 @@ def size_figure(points: Sequence[Point], measure: str, axis: Axis = PERPLEXITY) 
         _say_empty(axes, f"no {measure} yet")
         return figure
     axes.margins(0.14, 0.16)
+    _widen(axes, axis.least)
     axes.xaxis.set_major_locator(require("matplotlib.ticker", "all").LogLocator(subs=(1, 2, 5)))
     axes.xaxis.set_minor_locator(require("matplotlib.ticker", "all").NullLocator())
     axes.xaxis.set_major_formatter(lambda number, _: short(number))
     _legend(figure, axes, len(series))
     _place_labels(figure, axes, drawn, colors)
     return figure
+
+
+def _widen(axes: Axes, least: float) -> None:
+    """Let sizes span a factor of two at least, and the measure ``least``."""
+    (left, right), (low, high) = axes.get_xlim(), axes.get_ylim()
+    if right / left < 2:
+        middle = math.sqrt(left * right)
+        axes.set_xlim(middle / math.sqrt(2), middle * math.sqrt(2))
+    if high - low < least:
+        axes.set_ylim((low + high - least) / 2, (low + high + least) / 2)
 
 
 def _draw_series(axes: Axes, points: Sequence[Point], color: str, marker: str, higher: bool) -> None:

@@ -75,16 +75,17 @@ class OverviewRow:
 
     parameter: str
     harmless: float
-    """The highest level up to which no level costs more than a point of accuracy."""
+    """The largest fraction of its units up to which none costs more than a point of accuracy."""
     highest: float
+    """The largest fraction that was pruned."""
     top1: float
-    """At the highest level."""
+    """There."""
 
 
 OVERVIEW = (
     Column("Parameter", "parameter"),
     Column("Harmless up to (%)", "harmless", fixed(1), scale=100),
-    Column("Highest level (%)", "highest", fixed(1), scale=100),
+    Column("Pruned at most (%)", "highest", fixed(1), scale=100),
     Column("Top-1 there (%)", "top1", fixed(2)),
 )
 
@@ -92,7 +93,7 @@ OVERVIEW = (
 def overview(rows: Sequence[Row]) -> Table:
     """How far each parameter can be pruned on its own.
 
-    >>> overview([Row("fc.weight", level, top1, 99.0, 0.3) for level, top1 in ((0.0, 90.0), (0.5, 89.5), (0.9, 60.0))]).cells
+    >>> overview([Row("fc.weight", level, top1, 99.0, 0.3, level) for level, top1 in ((0.0, 90.0), (0.5, 89.5), (0.9, 60.0))]).cells
     [['fc.weight', '50.0', '90.0', '60.00']]
     """
     dense = next((row.top1 for row in rows if row.sparsity == 0), None)
@@ -103,8 +104,8 @@ def overview(rows: Sequence[Row]) -> Table:
         for row in own:
             if dense is None or not row.top1 >= dense - POINT:
                 break
-            harmless = row.sparsity
-        found.append(OverviewRow(name, harmless, own[-1].sparsity, own[-1].top1))
+            harmless = row.pruned
+        found.append(OverviewRow(name, harmless, own[-1].pruned, own[-1].top1))
     note = (
         ""
         if dense is None

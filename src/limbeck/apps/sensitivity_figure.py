@@ -22,12 +22,12 @@ Curve = tuple[list[float], list[float]]
 
 
 def sensitivity_figure(rows: Sequence[Row], title: str) -> Figure:
-    """Top-1 over the level to which one parameter is pruned, in the order of the rows. In a frame of its own, a curve has all others in grey behind it."""
+    """Top-1 over the fraction of its units that one parameter is without, in the order of the rows. In a frame of its own, a curve has all others in grey behind it."""
     curves: dict[str, Curve] = {}
     for row in sorted(rows, key=lambda row: row.sparsity):
         curves.setdefault(row.parameter, ([], []))
         if math.isfinite(row.top1):
-            curves[row.parameter][0].append(100 * row.sparsity)
+            curves[row.parameter][0].append(100 * row.pruned)
             curves[row.parameter][1].append(row.top1)
     names = list(dict.fromkeys(row.parameter for row in rows))
     together = len(names) <= TOGETHER

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import shlex
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -16,10 +18,12 @@ from limbeck.apps.images.session import resume as resume_images
 from limbeck.apps.lm.options import TrainOptions as WordOptions
 from limbeck.apps.lm.session import APPLICATION as WORDS
 from limbeck.apps.lm.session import resume as resume_words
+from limbeck.apps.loop import write_json
 from limbeck.apps.run import find_checkpoint
 from limbeck.errors import CheckpointError
 from limbeck.names import named_parameters
 from limbeck.scheduler import Scheduler
+from limbeck.stats import nonzero_groups, weights
 from limbeck.summaries.compute import compute
 from limbeck.thinning import save_thinned, thin_now
 from limbeck.thinning.save import is_thinned
@@ -79,9 +83,10 @@ class Thinned:
 
 
 def thin_run(path: Path, out: Path, data: str | None = None) -> Thinned:
-    """Take the units that are zero out of a run's model, and write it: a checkpoint, or, for a name that ends in ``.safetensors``, the model alone.
+    """Take the units that are zero out of a run's model, and write it: a run folder, or, for a name that ends in ``.safetensors``, the model alone.
 
-    ``path`` is a run folder (its best model) or a checkpoint; ``data`` is where its data lie now, if elsewhere. Raises ``CheckpointError``
+    The folder has the thinned checkpoint as its best one, and a record that says what it was thinned from, with the results of that run: the model
+    computes the same. ``path`` is a run folder (its best model) or a checkpoint; ``data`` is where its data lie now, if elsewhere. Raises ``CheckpointError``
     for what is no run's checkpoint, and where ``out`` is taken: only a thinned model's own file is written anew.
     """
     checkpoint = load_checkpoint(find_checkpoint(path, "best"))
@@ -107,8 +112,28 @@ def thin_run(path: Path, out: Path, data: str | None = None) -> Thinned:
     if out.suffix == ".safetensors":
         save_thinned(out, session.model, session.scheduler.recipes)
     else:
-        session.save(out)
-    return Thinned(str(checkpoint.path), str(out), shapes, before, _cost(session), recipe.left)
+        session.save(out / "best")
+    after = _cost(session)
+    if out.is_dir():
+        _record(path, checkpoint.path, session, after, out)
+    return Thinned(str(checkpoint.path), str(out), shapes, before, after, recipe.left)
+
+
+def _record(path: Path, checkpoint: Path, session: Session, cost: Cost, out: Path) -> None:
+    """Write ``run.json`` where the record of the run tells of this checkpoint: of its best one."""
+    try:
+        record = json.loads((checkpoint.parent / "run.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return
+    if checkpoint.name != "best":
+        return
+    tensors = [named.parameter.detach() for named in weights(named_parameters(session.model).values())]
+    total, nonzeros = sum(tensor.numel() for tensor in tensors), sum(map(nonzero_groups, tensors))
+    parameters = sum(named.parameter.numel() for named in named_parameters(session.model).values())
+    sizes = {"weights": total, "nonzeros": nonzeros, "sparsity": 1 - nonzeros / total, "parameters": parameters, "macs": cost.macs}
+    known = {name: value for name, value in sizes.items() if name in record}
+    told = {"command": shlex.join(["limbeck", "thin", str(path), "--out", str(out)]), "thinned_from": str(path)}
+    write_json(out / "run.json", {**record, **known, **told, "thinnings": len(session.scheduler.recipes)})
 
 
 def _shapes(model: nn.Module) -> dict[str, Any]:

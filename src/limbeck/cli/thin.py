@@ -23,7 +23,7 @@ Out = Annotated[
     typer.Option(
         "--out",
         metavar="OUT",
-        help="Where to write the smaller one: a checkpoint to evaluate or resume, or FILE.safetensors, the model alone.",
+        help="Where to write the smaller one: a run folder to evaluate, compare or resume, or FILE.safetensors, the model alone.",
         show_default=False,
     ),
 ]

@@ -101,12 +101,14 @@ def _lines(flow: Flow) -> dict[str, frozenset[int]]:
     return {line: frozenset(classes) for line, classes in lines.items()}
 
 
-def propagate(graph: Graph, tensors: Mapping[str, Tensor], settled: Coupling | None = None, leading: bool = False) -> Flow:
+def propagate(
+    graph: Graph, tensors: Mapping[str, Tensor], settled: Coupling | None = None, leading: bool = False, training: bool = False
+) -> Flow:
     """Send labels, and what ``tensors`` tell of constants, through a graph; with ``settled`` constants alone, the labels being those classes.
 
-    ``leading`` takes biases and norms to change nothing where a unit is zero.
+    ``leading`` takes biases and norms to change nothing where a unit is zero; ``training`` knows a constant only where training computes it too.
     """
-    flow = Flow(graph, tensors, None if settled is None else settled.labels, leading)
+    flow = Flow(graph, tensors, None if settled is None else settled.labels, leading, training)
     for node in graph.nodes:
         flow.values[node.name] = _value(flow, node)
     if settled is None:

@@ -41,14 +41,21 @@ class Flow:
     """The state of one propagation through a graph.
 
     ``settled`` gives the classes that an earlier propagation found, so that only constants are followed. ``leading`` takes vectors of which nothing
-    is known to be such that they change nothing where a unit is zero: as they are when they follow it.
+    is known to be such that they change nothing where a unit is zero: as they are when they follow it. ``training`` knows a constant only where
+    the model in training computes the same: a batch norm then takes the statistics of the batch.
     """
 
     def __init__(
-        self, graph: Graph, tensors: Mapping[str, Tensor], settled: Mapping[tuple[str, int], Tensor] | None = None, leading: bool = False
+        self,
+        graph: Graph,
+        tensors: Mapping[str, Tensor],
+        settled: Mapping[tuple[str, int], Tensor] | None = None,
+        leading: bool = False,
+        training: bool = False,
     ) -> None:
         self.graph = graph
         self.leading = leading
+        self.training = training
         self.classes = Classes(settled is not None)
         self._settled = settled or {}
         self.vectors: list[Vector] = []

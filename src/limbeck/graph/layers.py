@@ -13,6 +13,9 @@ from limbeck.graph.labels import FIXED, UNKNOWN, Value, join, varying
 from limbeck.graph.mixing import summed
 from limbeck.graph.operations import Rule, table, unfollowed, unpinned
 
+AGREES = 1e-6
+"""How far a constant in training may be from the one in evaluation, in float32 steps about ten."""
+
 
 def product(flow: Flow, call: Call, x: Value, weight: Value, bias: Value | None) -> Value:
     """``x @ weight.T + bias``: the last axis of x ``[.., inputs]`` is read, weight ``[outputs, inputs]`` computes the result's last."""
@@ -210,6 +213,8 @@ def batch_norm(flow: Flow, call: Call) -> Value:
     )
     epsilon = call.arg(7, "eps", 1e-5)
     known = (call.x.constants - mean) / torch.sqrt(variance + epsilon) * gain + shift
+    if flow.training:  # of a constant the batch's mean leaves nothing
+        known = torch.where(torch.isclose(known, shift, rtol=AGREES, atol=AGREES), known, UNKNOWN)
     if call.node.operation == "instance_norm" or flow.leading:
         known = torch.where(call.x.constants == 0, shift, UNKNOWN)
     return unpinned(flow, call, x.layers, torch.where(gain == 0, shift, known))

@@ -22,13 +22,18 @@ class Metrics:
 
 @dataclass(frozen=True)
 class Row:
-    """One parameter pruned to a level, a fraction of its units, while all others are dense."""
+    """One parameter pruned to a level, while all others are dense.
+
+    ``sparsity`` is the level, a fraction of its units; ``pruned`` is the fraction that went, which is less where units are few: of 16 filters
+    a level of 0.05 takes none.
+    """
 
     parameter: str
     sparsity: float
     top1: float
     top5: float
     loss: float
+    pruned: float
 
     @property
     def metrics(self) -> Metrics:
@@ -80,10 +85,10 @@ def read_rows(path: Path) -> list[Row]:
 def _row(path: Path, number: int, line: Sequence[str]) -> Row:
     try:
         parameter, *numbers = line
-        sparsity, top1, top5, loss = map(float, numbers)
+        sparsity, top1, top5, loss, pruned = map(float, numbers)
     except ValueError as error:
         raise DataError(f"{path}, line {number}: '{','.join(line)}' is not {','.join(HEADER)}; take the line out") from error
-    return Row(parameter, sparsity, top1, top5, loss)
+    return Row(parameter, sparsity, top1, top5, loss, pruned)
 
 
 def append_rows(path: Path, rows: Iterable[Row]) -> None:
@@ -91,10 +96,10 @@ def append_rows(path: Path, rows: Iterable[Row]) -> None:
 
     >>> import tempfile
     >>> table = Path(tempfile.mkdtemp()) / "sensitivity.csv"
-    >>> append_rows(table, [Row("fc.weight", 0.5, 91.0, 99.5, 0.25)])
+    >>> append_rows(table, [Row("fc.weight", 0.5, 91.0, 99.5, 0.25, 0.5)])
     >>> print(table.read_text(), end="")
-    parameter,sparsity,top1,top5,loss
-    fc.weight,0.5,91.0,99.5,0.25
+    parameter,sparsity,top1,top5,loss,pruned
+    fc.weight,0.5,91.0,99.5,0.25,0.5
     """
     with path.open("a+b") as file:
         file.seek(0)

@@ -99,7 +99,7 @@ def sensitivity(
                 dense = seen[kept]
             if (name, level) not in done:
                 metrics = seen[kept]
-                yield Row(name, level, metrics.top1, metrics.top5, metrics.loss)
+                yield Row(name, level, metrics.top1, metrics.top5, metrics.loss, 1 - kept / weight.numel())
 
 
 def _measured(model: nn.Module, parameters: Mapping[str, Named], masks: Masks, evaluate: Evaluate) -> Metrics:

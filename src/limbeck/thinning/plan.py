@@ -14,14 +14,17 @@ from limbeck.recipes import Cut, Recipe
 from limbeck.thinning.sizes import changes
 
 
-def plan(graph: Graph, coupling: Coupling, tensors: Mapping[str, Tensor], leave: Collection[int] = ()) -> Recipe:
+def plan(
+    graph: Graph, coupling: Coupling, tensors: Mapping[str, Tensor], leave: Collection[int] = (), training: bool = False
+) -> Recipe:
     """The recipe that removes every unit that computes, or is read as, nothing.
 
     ``tensors`` says what is zero, by name: a parameter's values, or its mask (bool, True = kept); what is not given is taken to be other than
     zero. To have biases, norms and running statistics judged, give all of ``model.state_dict()`` with the masks applied.
 
     A unit goes only where that is exact: at each place that reads it, either the unit is zero for every input, or its weight in every row that
-    remains is. A zero filter whose bias or norm shifts it away from zero stays. So do the classes in ``leave``. What weights leave out as a whole
+    remains is. A zero filter whose bias or norm shifts it away from zero stays, as does, with ``training``, one that a batch norm shifts in training
+    alone, where it takes the statistics of the batch. So do the classes in ``leave``. What weights leave out as a whole
     and yet stays is listed in ``recipe.left`` with its reason.
 
     >>> from torch import nn
@@ -35,7 +38,7 @@ def plan(graph: Graph, coupling: Coupling, tensors: Mapping[str, Tensor], leave:
     >>> plan(graph, coupling(graph), {"0.weight": keep.unsqueeze(1).expand(3, 2)}).left
     ("0.weight: 1 of 3 along axis 0 zero but kept ([1]): '0.bias' gives it another value",)
     """
-    flow = propagate(graph, tensors, coupling)
+    flow = propagate(graph, tensors, coupling, training=training)
     dead = removable(flow, coupling, leave)
     gone = frozenset(dead.nonzero().reshape(-1).tolist())
     cuts = tuple(

@@ -51,6 +51,9 @@ def thin(
     A filter of zeros to which a bias or a norm adds something gives a constant, and stays. With ``shifts="drop"`` it goes with its constant: what the
     model computes is then what it computes without these biases, scales and shifts.
 
+    A model in training mode is judged in both modes: a batch norm, which has statistics of its own in each, may hold a filter of zeros in one
+    alone. In evaluation mode what counts is what the model computes there.
+
     ``example_inputs`` are a sequence of what the model takes, or a mapping by name. Raises ``CaptureError`` for a model that cannot be captured,
     ``RecipeError`` where no part of the plan can be carried out.
     """
@@ -71,7 +74,7 @@ def thin_coupled(
     zeros = tensors(model) if shifts == "keep" else _without_shifts(units, model)
     leave: dict[int, str] = {}
     while True:
-        recipe = plan(graph, coupled, zeros, leave)
+        recipe = plan(graph, coupled, zeros, leave, model.training)
         if not recipe:
             break
         trouble = check(recipe, model, example_inputs, zeros, units)

@@ -105,7 +105,7 @@ def test_evaluation_tells_sizes_and_times(trained: Path) -> None:
     assert found["bytes"] == pytest.approx((trained / "best" / "model.safetensors").stat().st_size, abs=64)
     assert sum(tensor.numel() * tensor.element_size() for tensor in tensors.values()) < found["bytes"]
     assert found["deflated"] < found["bytes"]
-    assert 0 < found["latency"]["1"] < found["latency"]["64"]
+    assert 0 < found["latency"]["1"]["low"] <= found["latency"]["1"]["median"] < found["latency"]["64"]["median"]
     assert "threads" in found["device"]
     text = invoke(f"images evaluate {trained}").output
     assert "MACs an image" in text
@@ -204,6 +204,8 @@ def test_early_exits_are_trained_together_and_judged_by_the_last(tmp_path: Path)
         ("--model apps.images.tiny:NUMBER", "which is no function"),
         ("--model apps.images.tiny:failing", "failing raised RuntimeError: no such weights"),
         ("--model apps.images.tiny:broken --epochs 1", "a classifier returns logits [batch, classes]"),
+        ("--model apps.images.tiny:wide", "cannot take images of 1 x 8 x 8 (channels, height, width): mat1 and mat2 shapes cannot be multiplied"),
+        ("--model apps.images.tiny:few", "tells 3 classes apart, and the images are of 10"),
         ("--model no.such.module:net", "No module named 'no'"),
         ("--data nowhere", "nowhere"),
         ("--device gpu", "--device gpu cannot be used here"),
@@ -214,6 +216,7 @@ def test_clear_errors(tmp_path: Path, options: str, message: str) -> None:
     assert result.exit_code == 1
     assert isinstance(result.exception, LimbeckError), result.exception
     assert message in str(result.exception)
+    assert not (tmp_path / "run").exists()
 
 
 def test_a_rate_that_watches_a_plateau_needs_a_validation(tmp_path: Path) -> None:

@@ -33,7 +33,7 @@ def test_a_thinned_run_is_smaller_and_classifies_as_it_did(pruned: Path, tmp_pat
     assert result.exit_code == 0, result.output
     assert "3.conv1.weight: " in result.stdout
     assert f"wrote {tmp_path / 'thin'}" in result.stdout
-    assert {path.name for path in (tmp_path / "thin").iterdir()} == FILES
+    assert {path.name for path in (tmp_path / "thin" / "best").iterdir()} == FILES
     before, after = measured(pruned), measured(tmp_path / "thin")
     assert after["top1"] == before["top1"]
     assert after["loss"] == pytest.approx(before["loss"], abs=1e-5)
@@ -44,14 +44,27 @@ def test_a_thinned_run_is_smaller_and_classifies_as_it_did(pruned: Path, tmp_pat
 
 def test_it_trains_on(pruned: Path, tmp_path: Path) -> None:
     assert invoke(f"thin {pruned} --out {tmp_path / 'thin'}").exit_code == 0
-    saved = load_checkpoint(tmp_path / "thin")
+    saved = load_checkpoint(tmp_path / "thin" / "best")
     assert len(saved.recipes) == 1
     masks, optimizer = saved.state["scheduler"]["masks"], saved.state["optimizer"]["state"]
     shapes = {name: tensor.shape for name, tensor in saved.model.items()}
     assert masks["3.conv1.weight"].shape == shapes["3.conv1.weight"]
     assert any(state["momentum_buffer"].shape == shapes["3.conv1.weight"] for state in optimizer.values())
-    result = invoke(f"images train --resume {tmp_path / 'thin'} --save {tmp_path / 'on'}")
+    for where in (f" --save {tmp_path / 'on'}", ""):
+        result = invoke(f"images train --resume {tmp_path / 'thin'}{where}")
+        assert result.exit_code == 0, result.output
+
+
+def test_it_is_compared_with_the_run_that_it_comes_from(pruned: Path, trained: Path, tmp_path: Path) -> None:
+    assert invoke(f"thin {pruned} --out {tmp_path / 'thin'}").exit_code == 0
+    result = invoke(f"images compare {trained} {pruned} {tmp_path / 'thin'} --no-latency --out {tmp_path / 'out'} --json")
     assert result.exit_code == 0, result.output
+    rows = {row["name"]: row for row in json.loads(result.stdout)["rows"]}
+    before, after = rows["run"], rows["thin"]
+    assert after["top1"] == before["top1"]
+    assert after["weights"] < before["weights"]
+    assert after["kept"] == after["nonzeros"] / rows[trained.name]["weights"] == before["kept"]
+    assert after["command"].startswith("limbeck thin ")
 
 
 def test_the_model_alone_is_one_file_to_begin_with(pruned: Path, tmp_path: Path) -> None:

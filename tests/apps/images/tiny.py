@@ -48,6 +48,16 @@ def broken(num_classes: int) -> nn.Module:
     return nn.Conv2d(1, num_classes, 3)
 
 
+def wide() -> nn.Module:
+    """A network for larger images."""
+    return nn.Sequential(nn.Flatten(), nn.Linear(28 * 28, 10))
+
+
+def few() -> nn.Module:
+    """A network for three classes."""
+    return nn.Sequential(nn.Flatten(), nn.Linear(64, 3))
+
+
 def failing() -> nn.Module:
     """A function that raises."""
     raise RuntimeError("no such weights")

@@ -99,8 +99,8 @@ def _told(result: Mapping[str, Any]) -> Iterator[str]:
     )
     yield f"file: {result['bytes']:,} bytes, {result['deflated']:,} deflated"
     if result["latency"]:
-        times = ", ".join(f"{milliseconds:.2f} ms a batch of {batch}" for batch, milliseconds in result["latency"].items())
-        yield f"{times} (medians; {result['device']})"
+        times = (f"{time['median']:.2f} ms ({time['low']:.2f} to {time['high']:.2f}) a batch of {size}" for size, time in result["latency"].items())
+        yield f"{', '.join(times)} (medians and quartiles; {result['device']})"
 
 
 def plan_of_run(options: TrainOptions, given: set[str], resume_from: Path | None) -> Plan:

@@ -39,10 +39,13 @@ READER = Reader("images", Record, "top1", ("validation", "test"))
 class ComparisonRow:
     """A row of the table. Top-1 and top-5 are percentages, ``difference`` is in points of top-1, times are milliseconds a batch."""
 
+    name: str
     type: str
     sparsity: float
     weights: int
     nonzeros: int
+    kept: float | None
+    """Non-zero weights, as a fraction of the weights of the dense run."""
     parameters: int
     macs: int | None
     top1: float | None
@@ -51,6 +54,8 @@ class ComparisonRow:
     top5: float | None
     latency_1: float | None
     latency_64: float | None
+    spread: float | None
+    """The largest distance of a quartile from its median, as a fraction."""
     bytes: int
     deflated: int
     command: str
@@ -59,10 +64,12 @@ class ComparisonRow:
 
 
 COLUMNS = (
+    Column("Run", "name"),
     Column("Type", "type"),
     Column("Sparsity", "sparsity", percent),
     Column("Weights", "weights", thousands),
     Column("NNZ", "nonzeros", thousands),
+    Column("Kept", "kept", percent),
     Column("MACs", "macs", thousands),
     Column("Top-1", "top1", fixed(2)),
     Column("vs dense", "difference", lambda points: f"{points:+.2f}"),
@@ -87,14 +94,14 @@ def compare(runs: Sequence[Path], out: Path, device: torch.device, latency: bool
     require("matplotlib", "all")
     read = READER.read_all(runs)
     rows = tuple(_rows(read, device, LATENCY_BATCHES if latency else ()))
-    table = Table("Accuracy and cost (NNZ: non-zero weights; MACs of one image)", COLUMNS, rows, notes=tuple(_notes(rows, read, device)))
+    table = Table("Accuracy and cost (NNZ: non-zero weights; kept: NNZ of the dense run's weights; MACs of one image)", COLUMNS, rows, notes=tuple(_notes(rows, read, device)))
     draw: dict[str, tuple[str, Callable[[ComparisonRow], float | None]]] = {
         "top1_size": ("non-zero weights", lambda row: row.nonzeros),
         "top1_macs": ("MACs of an image", lambda row: row.macs),
         "top1_latency": ("milliseconds of a batch of 64", lambda row: row.latency_64),
     }
     figures = {
-        name: size_figure(points, "top-1 (%)", Axis(f"Top-1 against {size}", size, higher=True))
+        name: size_figure(points, "top-1 (%)", Axis(f"Top-1 against {size}", size, higher=True, least=2.0))
         for name, (size, value) in draw.items()
         if (points := list(_points(read, rows, value)))
     }
@@ -105,13 +112,14 @@ def compare(runs: Sequence[Path], out: Path, device: torch.device, latency: bool
 
 
 def _rows(runs: Sequence[Run[Record]], device: torch.device, batches: Sequence[int]) -> Iterator[ComparisonRow]:
+    names = [run.folder.name for run in runs]
     networks = {str(run.folder): load_trained(run.folder, device) for run in runs}
     timed = time_in_turns(networks, device, batches)
     for run in runs:
         name = str(run.folder)
         saved = networks[name]
         measured = sizes(saved.model, saved.shape, device, {batch: found[name] for batch, found in timed.items()})
-        yield _row(run, measured, twin(run, runs))
+        yield _row(run, run.folder.name if names.count(run.folder.name) == 1 else name, measured, twin(run, runs))
 
 
 def twin(run: Run[Record], runs: Sequence[Run[Record]]) -> Run[Record] | None:
@@ -121,21 +129,25 @@ def twin(run: Run[Record], runs: Sequence[Run[Record]]) -> Run[Record] | None:
     return max(tested, key=lambda other: other.record.top1 or 0.0, default=None)
 
 
-def _row(run: Run[Record], measured: Measured, dense: Run[Record] | None) -> ComparisonRow:
+def _row(run: Run[Record], name: str, measured: Measured, dense: Run[Record] | None) -> ComparisonRow:
     record = run.record
     theirs = None if dense is None or dense is run else dense.record.top1
+    times = measured.latency
     return ComparisonRow(
+        name=name,
         type=type_of(run),
         sparsity=measured.sparsity,
         weights=measured.weights,
         nonzeros=measured.nonzeros,
+        kept=None if dense is None else measured.nonzeros / dense.record.weights,
         parameters=measured.parameters,
         macs=measured.macs,
         top1=record.top1,
         difference=None if record.top1 is None or theirs is None else record.top1 - theirs,
         top5=record.test_top5,
-        latency_1=measured.latency.get(1),
-        latency_64=measured.latency.get(64),
+        latency_1=times[1].median if 1 in times else None,
+        latency_64=times[64].median if 64 in times else None,
+        spread=max((time.spread for time in times.values()), default=None),
         bytes=measured.bytes,
         deflated=measured.deflated,
         command=record.command,
@@ -149,8 +161,9 @@ def _notes(rows: Sequence[ComparisonRow], runs: Sequence[Run[Record]], device: t
     validated = [run.folder.name for run in runs if run.record.test_top1 is None and run.record.top1 is not None]
     if validated:
         yield f"Top-1 of the validation, for want of a test: {', '.join(validated)}."
-    if any(row.latency_1 is not None for row in rows):
-        yield f"Times are medians, the networks taken in turns: {device_name(device)}."
+    spreads = [row.spread for row in rows if row.spread is not None]
+    if spreads:
+        yield f"Times are medians, the networks taken in turns; half of the times lie within {max(spreads):.1%} of them: {device_name(device)}."
     yield "Bytes: the tensors as a safetensors file; deflated: the same as zip or gzip shrink it."
 
 

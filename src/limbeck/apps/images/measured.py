@@ -9,7 +9,7 @@ from functools import partial
 import torch
 from torch import nn
 
-from limbeck.apps.cost import file_size, latencies
+from limbeck.apps.cost import Latency, file_size, latencies
 from limbeck.apps.images.network import Shape, example
 from limbeck.apps.images.session import Trained
 from limbeck.apps.loop import device_name
@@ -34,8 +34,8 @@ class Measured:
     bytes: int
     """Of the safetensors file."""
     deflated: int
-    latency: Mapping[int, float]
-    """Median milliseconds by the size of the batch."""
+    latency: Mapping[int, Latency]
+    """By the size of the batch."""
     device: str
 
 
@@ -45,7 +45,7 @@ def measure(saved: Trained, device: torch.device, batches: Sequence[int] = LATEN
     return sizes(saved.model, saved.shape, device, {batch: found[""] for batch, found in timed.items()})
 
 
-def sizes(model: nn.Module, shape: Shape, device: torch.device, latency: Mapping[int, float]) -> Measured:
+def sizes(model: nn.Module, shape: Shape, device: torch.device, latency: Mapping[int, Latency]) -> Measured:
     """The same with times that were measured before."""
     tensors = [named.parameter.detach() for named in weights(named_parameters(model).values())]
     total, nonzeros = sum(tensor.numel() for tensor in tensors), sum(map(nonzero_groups, tensors))
@@ -73,8 +73,8 @@ def macs_of(model: nn.Module, shape: Shape) -> int | None:
     return None if found.unsupported else found.macs
 
 
-def time_in_turns(networks: Mapping[str, Trained], device: torch.device, batches: Sequence[int]) -> dict[int, dict[str, float]]:
-    """Median milliseconds by batch size and network; the networks take turns, batch by batch, so that their times can be compared."""
+def time_in_turns(networks: Mapping[str, Trained], device: torch.device, batches: Sequence[int]) -> dict[int, dict[str, Latency]]:
+    """Times by batch size and network; the networks take turns, batch by batch, so that their times can be compared."""
 
     def call(saved: Trained, batch: int) -> Callable[[], object]:
         images = torch.randn(batch, *saved.shape, device=device)

@@ -82,6 +82,27 @@ def logits_of(output: object) -> Logits:
     return tuple(found)
 
 
+def refuse_misfit(name: str, model: nn.Module, images: Tensor, classes: int) -> None:
+    """Raise ``LimbeckError`` where a model cannot take images ``[batch, channels, height, width]``, or has fewer outputs than there are classes."""
+    modes = [(module, module.training) for module in model.modules()]
+    shape = " x ".join(map(str, images.shape[1:]))
+    try:
+        with torch.no_grad():
+            logits = logits_of(model.eval()(images))
+    except DataError:
+        raise
+    except Exception as error:  # the code of a model may raise anything
+        reason = (str(error) or type(error).__name__).splitlines()[0]
+        raise LimbeckError(
+            f"--model {name} cannot take images of {shape} (channels, height, width): {reason}; choose a model for such images, or other --data"
+        ) from error
+    finally:
+        for module, mode in modes:
+            module.training = mode
+    if least := [part.shape[1] for part in logits if part.shape[1] < classes]:
+        raise LimbeckError(f"--model {name} tells {least[0]} classes apart, and the images are of {classes}; give it as many outputs")
+
+
 def loss_of(logits: Logits, labels: Tensor, smoothing: float = 0.0) -> Tensor:
     """Cross entropy in nats, the mean over images and over exits."""
     losses = [F.cross_entropy(exit_, labels, label_smoothing=smoothing) for exit_ in logits]

@@ -12,7 +12,7 @@ from torch.optim import SGD, Optimizer
 from limbeck.apps.checkpoint import Checkpoint, save_checkpoint
 from limbeck.apps.images.batches import Batches, Split
 from limbeck.apps.images.data import Images, load_images
-from limbeck.apps.images.network import Forward, Shape, build_network, example, wanted_shape
+from limbeck.apps.images.network import Forward, Shape, build_network, example, refuse_misfit, wanted_shape
 from limbeck.apps.images.options import TrainOptions
 from limbeck.apps.loop import choose_device
 from limbeck.apps.rng import rng_state, set_rng_state
@@ -138,6 +138,7 @@ def _assemble(options: TrainOptions, images: Images, model: nn.Module, schedule:
     )
     assert test is not None
     inputs = example(images.shape, device, options.channels_last)
+    refuse_misfit(options.model, model, inputs[0], len(images.classes))
     scheduler, late = build_scheduler(options, schedule, model, optimizer, len(train), inputs)
     amp, precision = choose_precision(device, options.amp)
     notes = [*([] if warning is None else [warning]), *precision, *late]

@@ -490,3 +490,19 @@ def test_every_schedule_of_the_scheduling_document_loads() -> None:
     pruners, rates, policies = (block for block in blocks if block.startswith(("pruners:", "lr_schedulers:", "policies:")))
     model = AlexNet()
     assert len(distiller.dict_config(model, sgd(model), tree(pruners + rates + policies)).scheduler.schedule) == 2
+
+
+def test_filters_ranked_jointly_need_a_batch_to_find_what_is_coupled(tmp_path: Path) -> None:
+    schedule = tmp_path / "joint.yaml"
+    schedule.write_text(
+        "version: 1\npruners:\n  joint:\n    class: L1RankedStructureParameterPruner\n    group_type: Filters\n    desired_sparsity: 0.5\n"
+        "    coupling: joint\n    weights: [conv1.weight]\n"
+        "policies: [{pruner: {instance_name: joint}, starting_epoch: 0, ending_epoch: 1, frequency: 1}]\n"
+    )
+    with pytest.raises(ScheduleError, match=r"example_inputs to load_schedule, Scheduler or file_config"):
+        distiller.file_config(Block(4), None, schedule).on_epoch_begin(0)
+    model = Block(4)
+    compression = distiller.file_config(model, None, schedule, example_inputs=(torch.zeros(1, 4, 6, 6),))
+    compression.on_epoch_begin(0)
+    compression.on_minibatch_begin(0, 0, 1)
+    assert model.conv1.weight.flatten(1).any(1).sum() == 2

@@ -31,7 +31,7 @@ class Follower:
         coupled = state.coupled()
         if coupled is None:
             raise ScheduleError(
-                "coupling: joint needs the model's graph: give example_inputs to load_schedule or Scheduler, as in (torch.zeros(1, 3, 32, 32),)"
+                "coupling: joint needs the model's graph: give example_inputs to load_schedule, Scheduler or file_config, as in (torch.zeros(1, 3, 32, 32),)"
             )
         return coupled
 

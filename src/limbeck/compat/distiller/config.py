@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from torch import nn
@@ -23,15 +23,18 @@ def file_config(
     filename: str | os.PathLike[str],
     scheduler: CompressionScheduler | None = None,
     resumed_epoch: int | None = None,
+    *,
+    example_inputs: Sequence[Any] | None = None,
 ) -> CompressionScheduler:
     """The scheduler, a new one unless one is given, with the policies of a schedule file.
 
-    ``resumed_epoch`` is the last epoch that was finished before. What a learning rate needs to go on comes with the scheduler's
+    ``example_inputs``, which the ancestor has not, are one small batch of what the model takes: filters then fall with their biases and norms, and
+    ``coupling: joint`` has a graph to go by. ``resumed_epoch`` is the last epoch that was finished before. What a learning rate needs to go on comes with the scheduler's
     ``state_dict``; where only masks are there, it counts from the epoch after, which is warned of.
 
     Raises ``limbeck.ScheduleError`` with all faults of the file, each with its line; nothing is built before that.
     """
-    return _configure(model, optimizer, filename, scheduler, resumed_epoch)
+    return _configure(model, optimizer, filename, scheduler, resumed_epoch, example_inputs)
 
 
 def dict_config(
@@ -40,9 +43,11 @@ def dict_config(
     sched_dict: Mapping[str, Any],
     scheduler: CompressionScheduler | None = None,
     resumed_epoch: int | None = None,
+    *,
+    example_inputs: Sequence[Any] | None = None,
 ) -> CompressionScheduler:
     """``file_config`` for a schedule that is a mapping already."""
-    return _configure(model, optimizer, sched_dict, scheduler, resumed_epoch)
+    return _configure(model, optimizer, sched_dict, scheduler, resumed_epoch, example_inputs)
 
 
 def fileConfig(  # noqa: N802  # the ancestor's name
@@ -58,13 +63,20 @@ def fileConfig(  # noqa: N802  # the ancestor's name
 
 
 def _configure(
-    model: nn.Module, optimizer: Optimizer | None, source: Source, compression: CompressionScheduler | None, resumed_epoch: int | None
+    model: nn.Module,
+    optimizer: Optimizer | None,
+    source: Source,
+    compression: CompressionScheduler | None,
+    resumed_epoch: int | None,
+    example_inputs: Sequence[Any] | None = None,
 ) -> CompressionScheduler:
     if compression is None:
         compression = CompressionScheduler(model)
     elif compression.model is not model:
         raise ScheduleError("the scheduler belongs to another model than the one that is given; make it with CompressionScheduler(model)")
     scheduler = compression.scheduler
+    if example_inputs is not None:
+        scheduler.state.example_inputs = tuple(example_inputs)
     optimizer = scheduler.state.optimizer if optimizer is None else optimizer
     checked = read_schedule(source, scheduler.state.parameters, optimizer, stacklevel=4)
     if optimizer is not None and optimizer is not scheduler.state.optimizer:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -15,6 +16,8 @@ from torch import Tensor
 from limbeck.apps.rng import generator
 from limbeck.apps.translation.subwords import BOS, EOS, PAD
 from limbeck.errors import DataError
+
+Lengths = np.ndarray[tuple[int], np.dtype[np.int64]]
 
 
 class Batch(NamedTuple):
@@ -179,7 +182,7 @@ def training_batches(examples: Examples, tokens: int, seed: int, device: torch.d
             f"a training pair has {longest:,} subwords on a side and does not fit into a batch of {tokens:,}; give a larger --batch_tokens, or "
             "leave long pairs out by --max_length"
         )
-    return Batches(examples, _cuts(examples.longer.sort().values.numpy() + 1, tokens), seed, device)
+    return Batches(examples, _even_cuts(examples.longer.sort().values.numpy() + 1, tokens), seed, device)
 
 
 def evaluation_batches(examples: Examples, sentences: int, device: torch.device | str = "cpu") -> Batches:
@@ -227,14 +230,25 @@ def _chosen(sentences: Sentences, rows: Tensor) -> Sentences:
     return Sentences(sentences.flat[chosen.repeat_interleave(lengths)], torch.cat([torch.zeros(1).long(), lengths[rows].cumsum(0)]))
 
 
-def _cuts(lengths: np.ndarray[tuple[int], np.dtype[np.int64]], tokens: int) -> Tensor:
-    """Where to cut lengths in rising order, so that each piece times its longest is ``tokens`` at most: ``[pieces + 1]``, as few as that allows.
+def _even_cuts(lengths: Lengths, tokens: int) -> Tensor:
+    """Where to cut lengths in rising order, so that each piece times its longest is ``tokens`` at most: ``[pieces + 1]``.
 
-    >>> _cuts(np.array([1, 1, 1, 2, 3]), 4)
-    tensor([0, 3, 4, 5])
+    There are as few pieces as that allows, and they are as even as can be: no piece may have more than as many of them need. Otherwise the
+    longest pair could be alone in the last batch, and weigh as much as all of another.
+
+    >>> _even_cuts(np.array([2, 2, 2, 2, 2, 2]), 8), _cuts(np.array([2, 2, 2, 2, 2, 2]), 8)
+    (tensor([0, 3, 6]), [0, 4, 6])
     """
+    fewest = len(_cuts(lengths, tokens))
+    caps = range(int(lengths[-1]), tokens)
+    least = bisect_left(caps, True, key=lambda cap: len(_cuts(lengths, cap)) == fewest)
+    return torch.tensor(_cuts(lengths, caps[least] if least < len(caps) else tokens))
+
+
+def _cuts(lengths: Lengths, tokens: int) -> list[int]:
+    """Where to cut lengths in rising order, each piece as long as ``tokens`` allows."""
     cuts = [0]
     while cuts[-1] < len(lengths):
         ahead = lengths[cuts[-1] : cuts[-1] + tokens // int(lengths[cuts[-1]])]
         cuts.append(cuts[-1] + int(np.searchsorted(ahead * np.arange(1, len(ahead) + 1), tokens, side="right")))
-    return torch.tensor(cuts)
+    return cuts

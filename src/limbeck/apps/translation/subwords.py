@@ -20,7 +20,6 @@ PAD, UNKNOWN, BOS, EOS = range(4)
 KINDS = ("unigram", "bpe")
 """The unigram language model (Kudo 2018, arXiv 1804.10959) and byte pair encoding (Sennrich et al. 2016, arXiv 1508.07909)."""
 TOO_SMALL = re.compile(r"smaller than required_chars\. \d+ vs (\d+)")
-TOO_LARGE = re.compile(r"Please set it to a value <= (\d+)")
 
 
 @dataclass(frozen=True)
@@ -116,15 +115,13 @@ def learn(texts: Iterable[str], size: int, kind: str = "unigram") -> Subwords:
     if not texts:
         raise DataError("no vocabulary can be learnt from nothing; give sentences to train on")
     try:
-        return _learn(texts, size, kind)
+        return _learn(texts, max(size, EOS + 1), kind)
     except RuntimeError as error:
         if few := TOO_SMALL.search(str(error)):
             raise DataError(
                 f"a vocabulary of {size:,} subwords cannot hold the {int(few[1]) - 4:,} characters of the text; give --vocabulary {few[1]} or more"
             ) from None
-        if many := TOO_LARGE.search(str(error)):
-            return _learn(texts, int(many[1]), kind)
-        raise DataError(f"SentencePiece cannot learn a vocabulary of {size:,} subwords from these texts: {error}") from error
+        raise DataError(f"SentencePiece cannot learn a vocabulary of {size:,} subwords from these texts; give more text ({error})") from error
 
 
 def _learn(texts: Sequence[str], size: int, kind: str) -> Subwords:
@@ -132,7 +129,7 @@ def _learn(texts: Sequence[str], size: int, kind: str) -> Subwords:
     model = io.BytesIO()
     require("sentencepiece", "all").SentencePieceTrainer.train(
         sentence_iterator=iter(texts), model_writer=model, model_type=kind, vocab_size=size, hard_vocab_limit=False,
-        character_coverage=1.0, normalization_rule_name="nmt_nfkc", max_sentence_length=4 * max(map(len, texts)) + 1,
+        character_coverage=1.0, normalization_rule_name="nmt_nfkc", max_sentence_length=10 + 4 * max(map(len, texts)),
         pad_id=PAD, unk_id=UNKNOWN, bos_id=BOS, eos_id=EOS, num_threads=1, minloglevel=2,
     )  # fmt: skip
     return Subwords(model.getvalue())

@@ -10,6 +10,7 @@ ROOT = Path(__file__).parents[1]
 DATA = ROOT.parent / "shared" / "data"
 WIKITEXT_2 = DATA / "wikitext-2"
 CIFAR_10 = DATA / "cifar-10"
+MULTI30K = DATA / "multi30k"
 
 settings.register_profile("limbeck", deadline=None, derandomize=True, print_blob=True)
 settings.load_profile("limbeck")
@@ -41,3 +42,11 @@ def cifar_10() -> Path:
     if not (CIFAR_10 / "train.parquet").is_file():
         pytest.skip("CIFAR-10 is not here: it belongs into ../shared/data/cifar-10 beside the repository")
     return CIFAR_10
+
+
+@pytest.fixture(scope="session")
+def multi30k() -> Path:
+    """The folder of the real Multi30k, English and German, where it lies beside the repository."""
+    if not (MULTI30K / "train.en.gz").is_file():
+        pytest.skip("Multi30k is not here: it belongs into ../shared/data/multi30k beside the repository")
+    return MULTI30K

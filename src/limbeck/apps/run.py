@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from datetime import datetime
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any, Generic, Protocol, TypeVar
+from typing import Any, Generic, NamedTuple, Protocol, TypeVar
 
 import torch
 from rich.console import Console
@@ -23,8 +23,12 @@ from limbeck.apps.log import RunLog
 from limbeck.apps.loop import choose_device, finite, has_bfloat16, new_run_folder
 from limbeck.apps.options import Dataclass, continued
 from limbeck.apps.progress import Progress
-from limbeck.apps.track import Best, Options, Session
+from limbeck.apps.record import Options, Session
+from limbeck.apps.track import Best
+from limbeck.apps.track import Options as EpochOptions
+from limbeck.apps.track import Session as EpochSession
 from limbeck.config import Plan, load_schedule, plan
+from limbeck.config.load import Source
 from limbeck.errors import CheckpointError, DataError, ScheduleWarning
 from limbeck.scheduler import Scheduler
 
@@ -37,6 +41,27 @@ class TrainOptions(Options, Dataclass, Protocol):
 
 AnyOptions = TypeVar("AnyOptions", bound=TrainOptions)
 AnySession = TypeVar("AnySession", bound=Session)
+
+
+class Network(NamedTuple):
+    """What a plan is made for: the model, how long it trains, and the schedule that the options alone describe, where they do."""
+
+    model: nn.Module
+    steps_per_epoch: int
+    epochs: int
+    steps: int | None = None
+    """Of the whole run, where it ends within an epoch."""
+    schedule: Source | None = None
+
+
+def bring_best(session: EpochSession, own: Path | None, folder: Path) -> None:
+    """A resumed run takes its best checkpoint into another folder; where that was lost, the next validation finds a new one."""
+    if folder.resolve() != own:
+        new_run_folder(folder)
+        if own is not None and is_checkpoint(own / "best"):
+            shutil.copytree(load_checkpoint(own / "best").path, folder / "best")
+    if not is_checkpoint(folder / "best"):
+        session.best = Best()
 
 
 @dataclass(frozen=True)
@@ -53,6 +78,8 @@ class Training(Generic[AnyOptions, AnySession]):
     train: Callable[[AnySession, Path, RunLog, Progress], dict[str, Any]]
     summary: Callable[[Mapping[str, Any]], str]
     """What a record says, in a line."""
+    bring: Callable[[AnySession, Path | None, Path], None]
+    """Has a resumed run's best models stand in its folder: given the folder that it comes from, if any, and the one it goes to."""
 
     def run(self, options: AnyOptions, given: set[str], resume_from: Path | None, as_json: bool = False) -> None:
         """Train, and print how it went, or as JSON the record that ``run.json`` holds."""
@@ -92,19 +119,21 @@ class Training(Generic[AnyOptions, AnySession]):
         options: AnyOptions,
         given: set[str],
         resume_from: Path | None,
-        network: Callable[[AnyOptions, Checkpoint | None], tuple[nn.Module, int]],
+        network: Callable[[AnyOptions, Checkpoint | None], Network],
     ) -> Plan:
-        """What the schedule does in the very run that the options describe, resumed or not; ``network`` gives its model and steps an epoch.
+        """What the schedule does in the very run that the options describe, resumed or not; ``network`` gives its model.
 
         Raises ``DataError`` without a schedule.
         """
-        checkpoint, schedule = None, None if options.compress is None else Path(options.compress)
+        checkpoint: Checkpoint | None = None
+        schedule: Source | None = None if options.compress is None else Path(options.compress)
         if resume_from is not None:
             checkpoint, options, schedule = self.continued(options, given, resume_from)
+        found = network(options, checkpoint)
+        schedule = found.schedule if schedule is None else schedule
         if schedule is None:
             raise DataError("--plan shows what a schedule will do: name one with --compress FILE")
-        model, steps = network(options, checkpoint)
-        return plan(schedule, model, steps_per_epoch=steps, epochs=options.epochs)
+        return plan(schedule, found.model, steps_per_epoch=found.steps_per_epoch, epochs=found.epochs, steps=found.steps)
 
     def _open(self, options: AnyOptions, given: set[str], resume_from: Path | None) -> tuple[AnySession, Path]:
         if resume_from is None:
@@ -120,24 +149,14 @@ class Training(Generic[AnyOptions, AnySession]):
                 f"{resume_from} is a checkpoint outside of a run folder; name the folder of the run that goes on with --save DIR"
             )
         session = self.resume(checkpoint, merged, schedule)
-        _bring_best(session, own, folder)
+        self.bring(session, own, folder)
         clock = session.scheduler.clock
         session.notes.append(f"resumed from {checkpoint.path} at epoch {clock.epoch}, step {clock.step}")
         return session, folder
 
 
-def _bring_best(session: Session, own: Path | None, folder: Path) -> None:
-    """A resumed run takes its best checkpoint into another folder; where that was lost, the next validation finds a new one."""
-    if folder.resolve() != own:
-        new_run_folder(folder)
-        if own is not None and is_checkpoint(own / "best"):
-            shutil.copytree(load_checkpoint(own / "best").path, folder / "best")
-    if not is_checkpoint(folder / "best"):
-        session.best = Best()
-
-
 def build_scheduler(
-    options: Options,
+    options: EpochOptions,
     schedule: Path | None,
     model: nn.Module,
     optimizer: Optimizer,
@@ -145,12 +164,19 @@ def build_scheduler(
     example_inputs: Sequence[Any] | None = None,
 ) -> tuple[Scheduler, list[str]]:
     """The scheduler of a run with so many steps an epoch, with a schedule or without one, and as notes what its plan warns of."""
+    return scheduled(schedule, optimizer, Network(model, steps, options.epochs), example_inputs)
+
+
+def scheduled(
+    schedule: Source | None, optimizer: Optimizer, run: Network, example_inputs: Sequence[Any] | None = None
+) -> tuple[Scheduler, list[str]]:
+    """The scheduler of a run, with a schedule or without one, and as notes what its plan warns of."""
     if schedule is None:
-        return Scheduler(model, optimizer=optimizer, example_inputs=example_inputs), []
+        return Scheduler(run.model, optimizer=optimizer, example_inputs=example_inputs), []
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ScheduleWarning)  # the plan's warnings hold them too
-        scheduler = load_schedule(schedule, model, optimizer, example_inputs=example_inputs)
-    planned = plan(schedule, model, steps_per_epoch=steps, epochs=options.epochs)
+        scheduler = load_schedule(schedule, run.model, optimizer, example_inputs=example_inputs)
+    planned = plan(schedule, run.model, steps_per_epoch=run.steps_per_epoch, epochs=run.epochs, steps=run.steps)
     return scheduler, [f"warning: {text}" for text in planned.warnings]
 
 

@@ -27,9 +27,10 @@ def plan(
     *,
     steps_per_epoch: int | None = None,
     epochs: int | None = None,
+    steps: int | None = None,
     allow_plugins: bool = False,
 ) -> Plan:
-    """What a schedule file will do to a model, which may live on the meta device; a run of ``epochs`` epochs cuts it off.
+    """What a schedule file will do to a model, which may live on the meta device; a run of ``epochs`` epochs, or of ``steps`` steps, cuts it off.
 
     >>> text = '''
     ... version: 1
@@ -44,7 +45,7 @@ def plan(
     parameters = named_parameters(model) if isinstance(model, nn.Module) else model
     checked = check(load(source), parameters, plugins="import" if allow_plugins else "refuse")
     checked.report.raise_if_faulty()
-    run = _Run(epochs, steps_per_epoch)
+    run = _Run(epochs, steps_per_epoch, steps)
     events = _Events(parameters, run)
     for policy in checked.policies:
         _, action = applied(checked, policy)
@@ -76,9 +77,12 @@ class _Run:
 
     epochs: int | None
     steps_per_epoch: int | None
+    steps: int | None = None
 
     def end(self, unit: Unit) -> int | None:
         """The first epoch or step that is not run any more."""
+        if unit == "step" and self.steps is not None:
+            return self.steps
         if unit == "epoch" or self.epochs is None:
             return self.epochs
         return None if self.steps_per_epoch is None else self.epochs * self.steps_per_epoch

@@ -9,7 +9,6 @@ from typing import Any
 
 import torch
 from rich.console import Console
-from torch import nn
 
 from limbeck.apps.checkpoint import Checkpoint
 from limbeck.apps.images.measured import LATENCY_BATCHES, measure
@@ -30,7 +29,7 @@ from limbeck.apps.images.train import evaluate, train
 from limbeck.apps.log import describe
 from limbeck.apps.loop import finite, has_bfloat16
 from limbeck.apps.progress import Progress
-from limbeck.apps.run import Training, say
+from limbeck.apps.run import Network, Training, bring_best, say
 from limbeck.apps.weights import load_weights
 from limbeck.config import Plan
 from limbeck.errors import CheckpointError, DataError
@@ -43,6 +42,7 @@ TRAINING = Training(
         f"{record['type']}, {record['nonzeros']:,} of {record['weights']:,} weights ({record['sparsity']:.2%} sparse): "
         f"test top-1 {_shown(record['test_top1'])}, top-5 {_shown(record['test_top5'])}"
     ),
+    bring_best,
 )  # fmt: skip
 
 
@@ -106,10 +106,10 @@ def _told(result: Mapping[str, Any]) -> Iterator[str]:
 def plan_of_run(options: TrainOptions, given: set[str], resume_from: Path | None) -> Plan:
     """What the schedule does in the very run that the options describe, resumed or not; raises ``DataError`` without a schedule."""
 
-    def network(options: TrainOptions, checkpoint: Checkpoint | None) -> tuple[nn.Module, int]:
+    def network(options: TrainOptions, checkpoint: Checkpoint | None) -> Network:
         images = load(options) if checkpoint is None else images_of_run(checkpoint, options)
         with torch.device("meta"):
             model = build_network(options.model, len(images.classes))
-        return model, len(training_batches(images, options, torch.device("cpu")))
+        return Network(model, len(training_batches(images, options, torch.device("cpu"))), options.epochs)
 
     return TRAINING.plan(options, given, resume_from, network)

@@ -15,9 +15,10 @@ from limbeck.apps.images.data import Images, load_images
 from limbeck.apps.images.network import Forward, Shape, build_network, example, refuse_misfit, wanted_shape
 from limbeck.apps.images.options import TrainOptions
 from limbeck.apps.loop import choose_device
+from limbeck.apps.record import Running
 from limbeck.apps.rng import rng_state, set_rng_state
 from limbeck.apps.run import build_scheduler, choose_precision, open_checkpoint
-from limbeck.apps.track import Best, Running
+from limbeck.apps.track import Best
 from limbeck.apps.weights import load_weights
 from limbeck.errors import CheckpointError, LimbeckError
 from limbeck.scheduler import Scheduler

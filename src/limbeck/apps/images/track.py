@@ -10,7 +10,8 @@ from torch import nn
 from limbeck.apps.images.measured import macs_of
 from limbeck.apps.images.session import APPLICATION, Session
 from limbeck.apps.log import metric_columns
-from limbeck.apps.track import Best, Reports, Running
+from limbeck.apps.record import Reports, Running
+from limbeck.apps.track import by_epoch
 
 COLUMNS = metric_columns(["top1", "top5"], "images_per_second")
 """``top1`` and ``top5`` in percent."""
@@ -40,11 +41,13 @@ def _about(session: Session, model: nn.Module) -> dict[str, Any]:
     }
 
 
-def _results(best: Best, tested: Mapping[str, float] | None) -> dict[str, Any]:
+def _results(session: Session, tested: Mapping[str, float] | None) -> dict[str, Any]:
+    best = session.best
     validated = best.epoch >= 0 and best.measure != float("-inf")
     return {
         "validation_top1": -best.measure if validated else None,
         **{f"test_{name}": None if tested is None else tested[name] for name in ("top1", "top5", "loss")},
+        **by_epoch(session),
     }
 
 

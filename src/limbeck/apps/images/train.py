@@ -18,8 +18,9 @@ from limbeck.apps.images.track import REPORTS, measures
 from limbeck.apps.log import RunLog
 from limbeck.apps.loop import Interrupt
 from limbeck.apps.progress import Progress
+from limbeck.apps.record import Running
 from limbeck.apps.run import autocast
-from limbeck.apps.track import Running, Tracker
+from limbeck.apps.track import Tracker
 
 
 @torch.no_grad()

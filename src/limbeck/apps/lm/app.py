@@ -6,7 +6,6 @@ from pathlib import Path
 
 import torch
 from rich.console import Console
-from torch import nn
 
 from limbeck.apps.checkpoint import Checkpoint
 from limbeck.apps.lm.data import Batches, batchify, load_corpus
@@ -18,7 +17,7 @@ from limbeck.apps.lm.train import evaluate, train
 from limbeck.apps.log import METRICS
 from limbeck.apps.loop import finite, has_bfloat16
 from limbeck.apps.progress import Progress
-from limbeck.apps.run import RUNS, Training, chosen_device, newest_run, say
+from limbeck.apps.run import RUNS, Network, Training, bring_best, chosen_device, newest_run, say
 from limbeck.config import Plan
 from limbeck.errors import CheckpointError, DataError
 from limbeck.names import named_parameters
@@ -32,6 +31,7 @@ TRAINING = Training(
         f"{record['type']}, {record['nonzeros']:,} of {record['weights']:,} weights ({record['sparsity']:.2%} sparse): validation perplexity "
         f"{_shown(record['validation_perplexity'])}, test perplexity {_shown(record['test_perplexity'])}"
     ),
+    bring_best,
 )  # fmt: skip
 
 
@@ -57,11 +57,11 @@ def summarise(options: TrainOptions, name: str, resume_from: Path | None, out: P
 def plan_of_run(options: TrainOptions, given: set[str], resume_from: Path | None) -> Plan:
     """What the schedule does in the very run that the options describe, resumed or not; raises ``DataError`` without a schedule."""
 
-    def network(options: TrainOptions, checkpoint: Checkpoint | None) -> tuple[nn.Module, int]:
+    def network(options: TrainOptions, checkpoint: Checkpoint | None) -> Network:
         corpus = load_corpus(options.data) if checkpoint is None else corpus_of_run(checkpoint, options.data)
         with torch.device("meta"):
             model = build_model(options, len(corpus.words))
-        return model, len(Batches(batchify(corpus.train, options.batch_size), options.bptt))
+        return Network(model, len(Batches(batchify(corpus.train, options.batch_size), options.bptt)), options.epochs)
 
     return TRAINING.plan(options, given, resume_from, network)
 

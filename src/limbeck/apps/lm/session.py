@@ -15,9 +15,10 @@ from limbeck.apps.lm.data import Batches, Corpus, batchify, load_corpus
 from limbeck.apps.lm.model import Hidden, RNNModel
 from limbeck.apps.lm.options import TrainOptions
 from limbeck.apps.loop import choose_device
+from limbeck.apps.record import Running
 from limbeck.apps.rng import rng_state, set_rng_state
 from limbeck.apps.run import build_scheduler, choose_precision, open_checkpoint
-from limbeck.apps.track import Best, Running
+from limbeck.apps.track import Best
 from limbeck.errors import CheckpointError, LimbeckError
 from limbeck.scheduler import Scheduler
 from limbeck.schedules import Window

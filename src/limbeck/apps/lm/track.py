@@ -9,7 +9,8 @@ from typing import Any
 from torch import nn
 
 from limbeck.apps.lm.session import APPLICATION, Session
-from limbeck.apps.track import Best, Reports, Running
+from limbeck.apps.record import Reports, Running
+from limbeck.apps.track import by_epoch
 
 
 def perplexity(loss: float) -> float:
@@ -36,10 +37,12 @@ def _about(session: Session, model: nn.Module) -> dict[str, Any]:
     return {"type": options.type, "model": {"cell": options.model, **shape, "vocabulary": len(session.corpus.words)}}
 
 
-def _results(best: Best, tested: Mapping[str, float] | None) -> dict[str, Any]:
+def _results(session: Session, tested: Mapping[str, float] | None) -> dict[str, Any]:
+    best = session.best
     return {
         "validation_perplexity": perplexity(best.measure) if best.epoch >= 0 else None,
         "test_perplexity": None if tested is None else tested["perplexity"],
+        **by_epoch(session),
     }
 
 

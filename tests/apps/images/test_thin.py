@@ -59,11 +59,12 @@ def test_it_is_compared_with_the_run_that_it_comes_from(pruned: Path, trained: P
     assert invoke(f"thin {pruned} --out {tmp_path / 'thin'}").exit_code == 0
     result = invoke(f"images compare {trained} {pruned} {tmp_path / 'thin'} --no-latency --out {tmp_path / 'out'} --json")
     assert result.exit_code == 0, result.output
-    rows = {row["name"]: row for row in json.loads(result.stdout)["rows"]}
-    before, after = rows["run"], rows["thin"]
+    rows = {row["folder"]: row for row in json.loads(result.stdout)["rows"]}
+    before, after = rows[str(pruned)], rows[str(tmp_path / "thin")]
+    assert after["name"] == "thin"
     assert after["top1"] == before["top1"]
     assert after["weights"] < before["weights"]
-    assert after["kept"] == after["nonzeros"] / rows[trained.name]["weights"] == before["kept"]
+    assert after["kept"] == after["nonzeros"] / rows[str(trained)]["weights"] == before["kept"]
     assert after["command"].startswith("limbeck thin ")
 
 

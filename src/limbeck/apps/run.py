@@ -137,7 +137,7 @@ class Training(Generic[AnyOptions, AnySession]):
 
     def _open(self, options: AnyOptions, given: set[str], resume_from: Path | None) -> tuple[AnySession, Path]:
         if resume_from is None:
-            fresh = Path(options.save) if options.save else RUNS / f"{self.application}-{datetime.now():%Y%m%d-%H%M%AnySession}"
+            fresh = Path(options.save) if options.save else folder_by_time(self.application, datetime.now())
             session = self.start(replace(options, save=str(fresh)))
             return session, new_run_folder(fresh)
         checkpoint, merged, schedule = self.continued(options, given, resume_from)
@@ -195,6 +195,15 @@ def telling_warnings(tell: Callable[[str], None]) -> Iterator[None]:
 
         warnings.showwarning = show_warning
         yield
+
+
+def folder_by_time(application: str, now: datetime) -> Path:
+    """The folder of a run that was given none.
+
+    >>> folder_by_time("lm", datetime(2026, 1, 2, 3, 4, 5)).as_posix()
+    'runs/lm-20260102-030405'
+    """
+    return RUNS / f"{application}-{now:%Y%m%d-%H%M%S}"
 
 
 def say(console: Console, text: str) -> None:

@@ -64,7 +64,7 @@ def test_it_is_compared_with_the_run_that_it_comes_from(pruned: Path, trained: P
     assert after["name"] == "thin"
     assert after["top1"] == before["top1"]
     assert after["weights"] < before["weights"]
-    assert after["kept"] == after["nonzeros"] / rows[str(trained)]["weights"] == before["kept"]
+    assert after["kept"] == after["nonzeros"] / rows[str(trained)]["weights"] < before["kept"]  # what read the filters is gone too
     assert after["command"].startswith("limbeck thin ")
 
 

@@ -12,6 +12,8 @@ from torch import nn
 
 from limbeck.apps.images.models import MODELS
 from limbeck.apps.lm.model import RNNModel
+from limbeck.apps.translation.hparams import SIZES
+from limbeck.apps.translation.model import build_model
 from limbeck.config import check_file, plan
 
 ROOT = Path(__file__).parents[2]
@@ -32,6 +34,14 @@ NONZEROS = {
     "images/resnet20_cifar_blocks.yaml": 1_072 + 269_824 // 2,
     "images/resnet56_cifar_agp_80.yaml": 170_208,
     "images/resnet56_cifar_blocks.yaml": 1_072 + 850_432 // 2,
+    # the embedding, and by hand round(n * (1 - sparsity)) of 4 * (2 * 49,152 + 4 * 16,384 + 5 * 32,768) weights
+    "translate/polynomial_10.yaml": 8_000 * 128 + 1_179_652,
+    "translate/polynomial_20.yaml": 8_000 * 128 + 1_048_568,
+    "translate/polynomial_30.yaml": 8_000 * 128 + 917_512,
+    "translate/polynomial_40.yaml": 8_000 * 128 + 786_428,
+    "translate/polynomial_50.yaml": 8_000 * 128 + 655_360,
+    "translate/polynomial_70.yaml": 8_000 * 128 + 393_208,
+    "translate/polynomial_90.yaml": 8_000 * 128 + 131_068,
 }
 STRUCTURED = "_filters"
 """Schedules that thin are rehearsed, in test_images.py: a plan knows the masks that it is asked for, and not what goes with them."""
@@ -48,17 +58,23 @@ def command(file: Path) -> list[str]:
     return shlex.split(line.replace("=", " "))
 
 
+def number(words: list[str], option: str) -> int | None:
+    """The value of an option of a command line."""
+    return int(words[words.index(option) + 1]) if option in words else None
+
+
 def model(words: list[str]) -> nn.Module:
-    """The model of a command line, without memory; ``docs`` gets a vocabulary of a typical size."""
+    """The model of a command line, without memory; ``docs`` and translations get a vocabulary of a typical size."""
+    if words[1] == "translate":
+        with torch.device("meta"):
+            return build_model(SIZES[words[words.index("--hparams_set") + 1]], 8_000, 8_000)
     if words[1] == "images":
         with torch.device("meta"):
             return MODELS[words[words.index("--model") + 1]]()
 
-    def size(option: str) -> int:
-        return int(words[words.index(option) + 1]) if option in words else 200
-
+    width, hidden = (number(words, option) or 200 for option in ("--emsize", "--nhid"))
     with torch.device("meta"):
-        return RNNModel("LSTM", 5_000 if "docs" in words else 33_278, size("--emsize"), size("--nhid"), 2, 0.2, tied="--tied" in words)
+        return RNNModel("LSTM", 5_000 if "docs" in words else 33_278, width, hidden, 2, 0.2, tied="--tied" in words)
 
 
 def test_there_are_schedules() -> None:
@@ -75,15 +91,17 @@ def test_a_shipped_schedule_has_no_fault_and_no_warning(file: Path) -> None:
 @pytest.mark.parametrize("file", FILES, ids=name)
 def test_the_header_names_its_own_file(file: Path) -> None:
     words = command(file)
-    assert words[:3] in (["limbeck", "lm", "train"], ["limbeck", "images", "train"])
+    assert words[:3] in (["limbeck", application, "train"] for application in ("lm", "images", "translate"))
     assert words[words.index("--compress") + 1] == f"schedules/{name(file)}"
 
 
 @pytest.mark.parametrize("file", [file for file in FILES if STRUCTURED not in file.name], ids=name)
 def test_a_shipped_schedule_keeps_what_its_header_says(file: Path) -> None:
     words = command(file)
-    epochs = int(words[words.index("--epochs") + 1]) if "--epochs" in words else 40
-    planned = plan(file, model(words), epochs=epochs, steps_per_epoch=391 if "cifar-10" in words else None)
+    epochs, steps = number(words, "--epochs") or 40, 391 if "cifar-10" in words else None
+    if words[1] == "translate":
+        epochs, steps = 1, number(words, "--train_steps")
+    planned = plan(file, model(words), epochs=epochs, steps_per_epoch=steps)
     assert not planned.warnings
     stay = re.search(r"([\d,]+) of ([\d,]+) weights stay", file.read_text(encoding="utf-8"))
     if stay:

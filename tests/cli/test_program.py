@@ -15,7 +15,7 @@ from limbeck import cli
 RUN = CliRunner()
 
 
-@pytest.mark.parametrize("command", [[], ["check"], ["import"], ["plan"], ["schema"], ["summary"], ["lm"]])
+@pytest.mark.parametrize("command", [[], ["average"], ["check"], ["import"], ["plan"], ["schema"], ["summary"], ["lm"]])
 @pytest.mark.parametrize("option", ["-h", "--help"])
 def test_help(command: list[str], option: str) -> None:
     result = RUN.invoke(cli.app, [*command, option])
@@ -25,8 +25,10 @@ def test_help(command: list[str], option: str) -> None:
 
 @pytest.mark.parametrize(
     "command",
-    ["check", "import neurst", "import tfmot", "plan", "schema", "summary", "lm train", "lm evaluate", "lm generate", "lm compare"],
-)
+    [
+        "average", "check", "import neurst", "import tfmot", "plan", "schema", "summary", "lm train", "lm evaluate", "lm generate", "lm compare",
+    ],
+)  # fmt: skip
 def test_help_ends_with_an_example(command: str) -> None:
     *_, last = RUN.invoke(cli.app, [*command.split(), "--help"], env={"COLUMNS": "200"}).output.strip().splitlines()
     assert last.strip().startswith(f"Example: limbeck {command}")

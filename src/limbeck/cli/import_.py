@@ -124,11 +124,10 @@ def _from_files(paths: str | None, known: Sequence[str]) -> dict[str, Any]:
 
 
 def _flat(tree: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
-    for key, value in tree.items():
-        if not key.endswith(".params"):
-            yield key.removesuffix(".class"), value
-        elif key.removesuffix(".params") in NESTED and isinstance(value, Mapping):
-            yield from _flat(value)
+    """What a file says of the trainer and the pruning; other modules' params are their own affair."""
+    from limbeck.config.nested import entries
+
+    return ((entry.key, entry.value) for entry in entries(tree) if set(entry.modules) <= set(NESTED))
 
 
 def _from_command_line(arguments: Sequence[str], known: Sequence[str]) -> dict[str, str]:
@@ -197,13 +196,11 @@ def _left_out(given: Mapping[str, Any], known: Sequence[str]) -> Iterator[str]:
 
 
 def _read(path: Path) -> Mapping[str, Any]:
-    from limbeck.config.load import load
+    from limbeck.config.nested import read_document
 
-    document = load(path)
-    if document.faults or not isinstance(document.tree, Mapping):
-        faults = "; ".join(str(fault) for fault in document.faults) or "it must be a mapping of options"
-        raise LimbeckError(f"{path}: {faults}")
-    return document.tree
+    tree = read_document(path).tree
+    assert isinstance(tree, Mapping)
+    return tree
 
 
 def _pair(name: str, text: str) -> tuple[int, int]:

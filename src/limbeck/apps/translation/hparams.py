@@ -41,6 +41,7 @@ class Sizes:
 
 
 SIZES: dict[str, Sizes] = {
+    "transformer_toy": Sizes(width=64, heads=2, encoder_layers=2, decoder_layers=2, ffn=128, dropout=0.1),
     "transformer_tiny": Sizes(),
     "transformer_small": Sizes(width=256, encoder_layers=3, decoder_layers=3, ffn=1024),
     "transformer_base": Sizes(512, 8, 6, 6, 2048, 0.1, 0.1, 0.1),
@@ -48,4 +49,4 @@ SIZES: dict[str, Sizes] = {
 }
 """``transformer_tiny`` is the model for Multi30k of Wu et al. 2021 ("Good for misconceived reasons", arXiv 2105.14462); base and big are those of
 Vaswani et al. 2017 (arXiv 1706.03762), with dropout on attention weights and hidden units besides, as Tensor2Tensor and NeurST have it;
-small lies between, for corpora of some 100,000 pairs."""
+small lies between, for corpora of some 100,000 pairs; toy learns the embedded numbers in a minute."""

@@ -194,7 +194,7 @@ def test_an_average_on_disk_is_a_checkpoint_as_sparse_as_the_newest(checkpoints:
         if tensor.is_floating_point():
             assert torch.equal(tensor, torch.stack([each.model[name].double() for each in same]).mean(0).float())
     assert made.aliases == {"decoder.weight": "encoder.weight"}
-    assert made.state["averaged"] == list(found.used)
+    assert made.state["average_of"] == list(found.used)
     assert (found.weights, found.nonzeros) == (12 + 9, 6 + 9 - 2)
     assert "batch norm" in found.notes[0]
 
@@ -217,6 +217,17 @@ def test_dense_copies_of_one_snapshot_are_not_those_of_the_average(tmp_path: Pat
     assert load_checkpoint(tmp_path / "run" / "ckpt-10").state["scheduler"]["aside"]
     average_checkpoints([tmp_path / "run"], tmp_path / "average", prune_again=True)
     assert not load_checkpoint(tmp_path / "average").state["scheduler"]["aside"]
+
+
+def test_a_scheduler_s_state_may_be_all_of_a_checkpoint_s(tmp_path: Path) -> None:
+    (model, _, scheduler), folder = trained(), tmp_path / "ckpt-1"
+    for epoch in scheduler.epochs(1):
+        scheduler.on_minibatch_begin(epoch, 0, 1)
+    save_checkpoint(folder, model, scheduler.state_dict())
+    average_checkpoints([folder, folder], tmp_path / "average")
+    made = load_checkpoint(tmp_path / "average")
+    assert made.masks.keys() == {"encoder.weight", "weight"}
+    scheduler.load_state_dict(made.state)
 
 
 def test_snapshots_of_another_training_are_refused(checkpoints: Path, tmp_path: Path) -> None:

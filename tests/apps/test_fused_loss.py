@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from limbeck.apps import fused_loss as module
-from limbeck.apps.fused_loss import Scratch, linear_cross_entropy
+from limbeck.apps.fused_loss import Scratch, linear_cross_entropy, smoothed_cross_entropy
 
 
 def layer(tokens: int, features: int, vocabulary: int) -> tuple[Tensor, nn.Parameter, nn.Parameter, Tensor]:
@@ -64,3 +64,29 @@ def test_other_types_go_to_torch(dtype: torch.dtype) -> None:
     hidden, weight, bias, target = layer(6, 4, 20)
     given = (hidden.to(dtype), weight.to(dtype), bias.to(dtype))
     assert torch.equal(linear_cross_entropy(*given, target), F.cross_entropy(F.linear(*given).float(), target))
+
+
+@pytest.mark.parametrize("biased", [True, False])
+@pytest.mark.parametrize(("tokens", "most"), [(1, 4), (4, 4), (13, 4), (13, 1024)])
+@pytest.mark.parametrize("smoothing", [0.0, 0.1])
+def test_smoothing_in_parts(monkeypatch: pytest.MonkeyPatch, tokens: int, most: int, smoothing: float, biased: bool) -> None:
+    """torch's smoothing spreads over the target too, so that one of V tokens gets (V - 1) / V of what the others get here."""
+    monkeypatch.setattr(module, "_MOST_TOKENS", most)
+    monkeypatch.setattr(module, "_TILE_ELEMENTS", 32)
+    hidden, weight, bias, target = layer(tokens, 5, 21)
+    inputs = (hidden, weight, bias) if biased else (hidden, weight)
+    given = bias if biased else None
+    loss, nll = smoothed_cross_entropy(hidden, weight, given, target, smoothing)
+    logits = F.linear(hidden, weight, given)
+    expected = F.cross_entropy(logits, target, label_smoothing=smoothing * 21 / 20)
+    torch.testing.assert_close(loss, expected)
+    torch.testing.assert_close(nll, F.cross_entropy(logits, target))
+    assert not nll.requires_grad
+    torch.testing.assert_close(torch.autograd.grad(3 * loss, inputs), torch.autograd.grad(3 * expected, inputs))
+
+
+def test_smoothing_elsewhere_is_the_same() -> None:
+    hidden, weight, bias, target = layer(6, 4, 20)
+    ours = smoothed_cross_entropy(hidden, weight, bias, target, 0.2)
+    exact = smoothed_cross_entropy(hidden.double(), weight.double(), bias.double(), target, 0.2)
+    torch.testing.assert_close(ours, exact)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -11,6 +11,7 @@ from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
 _TILE_ELEMENTS = 1 << 19  # 2 MiB of float32: a tile of logits stays in cache between the operations on it
+_MOST_TOKENS = 1024  # of which the exponentials of a vocabulary of some 10,000 stay in cache until the gradients read them
 
 
 class Scratch:
@@ -82,6 +83,14 @@ def smoothed_cross_entropy(
     return losses
 
 
+class Gradients(NamedTuple):
+    """Of the mean loss, with respect to the hidden states, the weight and the bias."""
+
+    hidden: Tensor
+    weight: Tensor
+    bias: Tensor | None
+
+
 def _tiles(tokens: int, vocabulary: int) -> Iterator[slice]:
     width = max(1, _TILE_ELEMENTS // tokens)
     return (slice(start, min(start + width, vocabulary)) for start in range(0, vocabulary, width))
@@ -95,30 +104,26 @@ class _LinearCrossEntropy(torch.autograd.Function):
         ctx: Any, hidden: Tensor, weight: Tensor, bias: Tensor | None, target: Tensor, spread: float, scratch: Scratch
     ) -> tuple[Tensor, Tensor]:
         tokens, vocabulary = len(hidden), len(weight)
-        learns = any(ctx.needs_input_grad)
-        tiles = list(_tiles(tokens, vocabulary))
-        width = vocabulary if learns else tiles[0].stop
-        memory = scratch.take(tokens * width, hidden)
-        exps, peaks, sums = [], [], []
-        for tile in tiles:
-            place = memory[tokens * tile.start : tokens * tile.stop] if learns else memory[: tokens * (tile.stop - tile.start)]
-            logits = _logits(hidden, weight[tile], None if bias is None else bias[tile], place.view(tokens, -1))
-            peak = logits.amax(1, keepdim=True)
-            exps.append(logits.sub_(peak).exp_())
-            peaks.append(peak)
-            sums.append(logits.sum(1, keepdim=True))
-        tops = torch.cat(peaks, 1)  # [tokens, tiles]
-        log_mass = torch.logsumexp(tops + torch.cat(sums, 1).log(), 1, keepdim=True)
-        goal_weight = weight[target]
-        goal, goal_bias = (hidden * goal_weight).sum(1), 0.0 if bias is None else bias[target]
-        nll = (log_mass[:, 0] - goal - goal_bias).mean()
+        goal_weight, goal_bias = weight[target], 0.0 if bias is None else bias[target]
+        goal = (hidden * goal_weight).sum(1)
+        sharp = 1 - spread * vocabulary  # what the target is expected with beyond the others
+        grads = None
+        if any(ctx.needs_input_grad):
+            grads = Gradients(goal_weight.div_(-tokens / sharp), torch.empty_like(weight), None if bias is None else torch.empty_like(bias))
+        masses = []
+        for rows in _parts(tokens):
+            exps, tops, mass = _exponentials(hidden[rows], weight, bias, scratch, grads is not None)
+            masses.append(mass)
+            if grads is not None:
+                _gradients(grads, rows, hidden, weight, exps, (tops - mass).exp().div_(tokens))  # exps * the last = softmax / tokens
+        nll = (torch.cat(masses)[:, 0] - goal - goal_bias).mean()
         loss = nll.clone()
         if spread:
             every = hidden @ weight.sum(0) + (0.0 if bias is None else bias.sum())  # the sum of all logits
             loss += spread * (vocabulary * (goal + goal_bias) - every).mean()
-        if learns:
-            scales = (tops - log_mass).exp().div_(tokens)  # exps * scales = softmax / tokens
-            ctx.save_for_backward(*_gradients(hidden, weight, bias, target, spread, tiles, exps, scales))
+        if grads is not None:
+            _expect(grads, hidden, weight, target, sharp / tokens, spread / tokens)
+            ctx.save_for_backward(*grads)
         ctx.mark_non_differentiable(nll)
         return loss, nll
 
@@ -129,38 +134,53 @@ class _LinearCrossEntropy(torch.autograd.Function):
         return (*grads, None, None, None)
 
 
-def _logits(hidden: Tensor, weight: Tensor, bias: Tensor | None, out: Tensor) -> Tensor:
-    return torch.mm(hidden, weight.T, out=out) if bias is None else torch.addmm(bias, hidden, weight.T, out=out)
+def _parts(tokens: int) -> list[slice]:
+    """Rows that are gone through together: parts of like size, of ``_MOST_TOKENS`` at most."""
+    size = -(-tokens // -(-tokens // _MOST_TOKENS))
+    return [slice(start, start + size) for start in range(0, tokens, size)]
 
 
-def _gradients(  # what the forward pass has at hand
-    hidden: Tensor,
-    weight: Tensor,
-    bias: Tensor | None,
-    target: Tensor,
-    spread: float,
-    tiles: list[slice],
-    exps: list[Tensor],
-    scales: Tensor,
-) -> tuple[Tensor, Tensor, Tensor | None]:
-    """Of the loss with respect to hidden, weight and bias: those of ``softmax - sharp * [token is target] - spread``."""
-    tokens = len(hidden)
-    sharp = 1 - spread * len(weight)
-    grad_hidden = weight[target].div_(-tokens / sharp)
-    grad_weight = torch.empty_like(weight)
-    grad_bias = None if bias is None else torch.empty_like(bias)
-    product = torch.empty_like(hidden)
-    for tile, exp, scale in zip(tiles, exps, torch.split(scales, 1, 1), strict=True):
-        grad_hidden.addcmul_(torch.mm(exp, weight[tile], out=product), scale)
-        torch.mm(exp.T, hidden * scale, out=grad_weight[tile])
-        if grad_bias is not None:
-            torch.mv(exp.T, scale[:, 0], out=grad_bias[tile])
-    grad_weight.index_add_(0, target, hidden, alpha=-sharp / tokens)
-    if grad_bias is not None:
-        grad_bias.index_add_(0, target, torch.full_like(scales[:, 0], -sharp / tokens))
+def _exponentials(hidden: Tensor, weight: Tensor, bias: Tensor | None, scratch: Scratch, keep: bool) -> tuple[list[Tensor], Tensor, Tensor]:
+    """``exp(logits - maximum)`` by tiles ``[tokens, tile]``, the maxima ``[tokens, tiles]``, and the log of the sum of all ``[tokens, 1]``.
+
+    Where they are not to be kept, all tiles share one place.
+    """
+    tokens, vocabulary = len(hidden), len(weight)
+    tiles = list(_tiles(tokens, vocabulary))
+    memory = scratch.take(tokens * (vocabulary if keep else tiles[0].stop), hidden)
+    exps, peaks, sums = [], [], []
+    for tile in tiles:
+        place = memory[tokens * tile.start : tokens * tile.stop] if keep else memory[: tokens * (tile.stop - tile.start)]
+        out, part = place.view(tokens, -1), weight[tile].T
+        logits = torch.mm(hidden, part, out=out) if bias is None else torch.addmm(bias[tile], hidden, part, out=out)
+        peak = logits.amax(1, keepdim=True)
+        exps.append(logits.sub_(peak).exp_())
+        peaks.append(peak)
+        sums.append(logits.sum(1, keepdim=True))
+    tops = torch.cat(peaks, 1)
+    return exps, tops, torch.logsumexp(tops + torch.cat(sums, 1).log(), 1, keepdim=True)
+
+
+def _gradients(grads: Gradients, rows: slice, hidden: Tensor, weight: Tensor, exps: list[Tensor], scales: Tensor) -> None:
+    """Add what the softmax of these rows brings; the first rows find nothing there yet."""
+    hidden = hidden[rows]
+    product, scaled = torch.empty_like(hidden), torch.empty_like(hidden)
+    begin = 0
+    for exp, scale in zip(exps, torch.split(scales, 1, 1), strict=True):
+        tile = slice(begin, begin := begin + exp.shape[1])
+        grads.hidden[rows].addcmul_(torch.mm(exp, weight[tile], out=product), scale)
+        torch.addmm(grads.weight[tile], exp.T, torch.mul(hidden, scale, out=scaled), beta=int(rows.start > 0), out=grads.weight[tile])
+        if grads.bias is not None:
+            torch.addmv(grads.bias[tile], exp.T, scale[:, 0], beta=int(rows.start > 0), out=grads.bias[tile])
+
+
+def _expect(grads: Gradients, hidden: Tensor, weight: Tensor, target: Tensor, sharp: float, spread: float) -> None:
+    """Take off what is expected: ``sharp`` of each target, ``spread`` of every token."""
+    grads.weight.index_add_(0, target, hidden, alpha=-sharp)
+    if grads.bias is not None:
+        grads.bias.index_add_(0, target, torch.full_like(hidden[:, 0], -sharp))
     if spread:
-        grad_hidden -= weight.sum(0) * (spread / tokens)
-        grad_weight -= hidden.sum(0) * (spread / tokens)
-        if grad_bias is not None:
-            grad_bias -= spread
-    return grad_hidden, grad_weight, grad_bias
+        grads.hidden.sub_(weight.sum(0), alpha=spread)
+        grads.weight.sub_(hidden.sum(0), alpha=spread)
+        if grads.bias is not None:
+            grads.bias.sub_(spread * len(hidden))

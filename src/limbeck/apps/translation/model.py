@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from limbeck.apps.dropout import Dropout
 from limbeck.apps.translation.hparams import Sizes
 from limbeck.apps.translation.subwords import PAD
 
@@ -79,7 +80,7 @@ class FeedForward(nn.Module):
         super().__init__()
         self.conv1 = nn.Linear(width, hidden)
         self.conv2 = nn.Linear(hidden, width)
-        self.drop = nn.Dropout(dropout)
+        self.drop = Dropout(dropout)
 
     def forward(self, x: Tensor) -> Tensor:
         """``[.., width]`` to ``[.., width]``."""
@@ -95,13 +96,13 @@ class EncoderLayer(nn.Module):
         self.self_attention = Attention(sizes.width, sizes.heads, sizes.attention_dropout)
         self.ffn_norm = nn.LayerNorm(sizes.width)
         self.ffn = FeedForward(sizes.width, sizes.ffn, sizes.ffn_dropout)
-        self.drop = nn.Dropout(sizes.dropout)
+        self.drop = Dropout(sizes.dropout)
 
     def forward(self, x: Tensor, mask: Tensor) -> Tensor:
         """``[rows, tokens, width]`` to the same."""
         query, *seen = self.self_attention.split(self.self_attention.qkv(self.self_attention_norm(x)), 3)
-        x = x + self.drop(self.self_attention.attend(query, KeysValues(*seen), mask))
-        return x + self.drop(self.ffn(self.ffn_norm(x)))  # type: ignore[no-any-return]
+        x = self.drop.add(x, self.self_attention.attend(query, KeysValues(*seen), mask))
+        return self.drop.add(x, self.ffn(self.ffn_norm(x)))
 
 
 class DecoderLayer(nn.Module):
@@ -115,7 +116,7 @@ class DecoderLayer(nn.Module):
         self.cross_attention = Attention(sizes.width, sizes.heads, sizes.attention_dropout, crossed=True)
         self.ffn_norm = nn.LayerNorm(sizes.width)
         self.ffn = FeedForward(sizes.width, sizes.ffn, sizes.ffn_dropout)
-        self.drop = nn.Dropout(sizes.dropout)
+        self.drop = Dropout(sizes.dropout)
 
     def look(self, memory: Tensor) -> KeysValues:
         """Keys and values of the encoder's output ``[rows, tokens, width]``."""
@@ -131,11 +132,11 @@ class DecoderLayer(nn.Module):
         seen = KeysValues(*own)
         if before is not None:
             seen = KeysValues(*(torch.cat(pair, 2) for pair in zip(before, own, strict=True)))
-        x = x + self.drop(self.self_attention.attend(query, seen, None, causal=before is None))
+        x = self.drop.add(x, self.self_attention.attend(query, seen, None, causal=before is None))
         normed = self.cross_attention_norm(x)
         (query,) = self.cross_attention.split(self.cross_attention.q(normed.view(len(source.keys), -1, x.shape[-1])), 1)
-        x = x + self.drop(self.cross_attention.attend(query, source, mask).view_as(x))
-        return x + self.drop(self.ffn(self.ffn_norm(x))), seen
+        x = self.drop.add(x, self.cross_attention.attend(query, source, mask).view_as(x))
+        return self.drop.add(x, self.ffn(self.ffn_norm(x))), seen
 
 
 class Stack(nn.Module):
@@ -172,7 +173,7 @@ class Transformer(nn.Module):
         self.encoder = Stack([EncoderLayer(sizes) for _ in range(sizes.encoder_layers)], sizes.width)
         self.decoder = Stack([DecoderLayer(sizes) for _ in range(sizes.decoder_layers)], sizes.width)
         self.softmax = nn.Linear(sizes.width, target_vocabulary, bias=False)
-        self.drop = nn.Dropout(sizes.dropout)
+        self.drop = Dropout(sizes.dropout)
         if sizes.share_embeddings:
             self.target_embedding.weight = self.source_embedding.weight
         if sizes.tie_softmax:
@@ -195,7 +196,8 @@ class Transformer(nn.Module):
         table: Tensor = self.positions  # type: ignore[assignment]  # a buffer
         if end > len(table):
             table = sinusoids(end, table.shape[1]).to(table)
-        return self.drop(embedding(tokens) * embedding.embedding_dim**0.5 + table[begin:end])  # type: ignore[no-any-return]
+        x = torch.add(table[begin:end], embedding(tokens), alpha=embedding.embedding_dim**0.5)
+        return self.drop(x)  # type: ignore[no-any-return]
 
     def encode(self, source: Tensor) -> tuple[Tensor, Tensor]:
         """Source ``[batch, source]`` to ``[batch, source, width]``, and the mask that attention adds: ``[batch, 1, 1, source]``, -inf at padding."""

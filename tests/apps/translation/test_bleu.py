@@ -86,6 +86,7 @@ def test_languages_without_blanks_are_cut_too() -> None:
     for language in ("zh", "zh-CN", "ja", "ko"):
         assert detokenised(["一只狗在跑了。"], ["一只狗在走了。"], language) > 40
     assert detokenised(["一只狗在跑了。"], ["一只狗在走了。"], "de") == 0
+    assert moses(["一只狗"], "zh") == ["一 只 狗"]
 
 
 def test_what_cannot_be_scored_is_refused() -> None:

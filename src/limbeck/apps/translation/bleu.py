@@ -50,12 +50,13 @@ def detokenised(hypotheses: Sequence[str], references: Sequence[str], language: 
 
 
 def moses(texts: Sequence[str], language: str) -> list[str]:
-    """Texts as Moses' tokens between blanks; a language without rules of its own has the English ones.
+    """Texts as Moses' tokens between blanks; a language without rules of its own has the English ones, which cut Chinese into characters.
 
     >>> moses(['Ein "Hunde-Halter" z.B. lacht.'], "de")
     ['Ein " Hunde-Halter " z.B. lacht .']
     """
-    tokenizer = require("sacremoses", "all").MosesTokenizer(language)
+    # by its own rules for these three, sacremoses keeps what was segmented before
+    tokenizer = require("sacremoses", "all").MosesTokenizer("en" if language.lower()[:2] in WITHOUT_BLANKS else language)
     return [tokenizer.tokenize(text, aggressive_dash_splits=False, escape=False, return_str=True) for text in texts]
 
 

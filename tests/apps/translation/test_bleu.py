@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from limbeck.apps.translation.bleu import detokenised, moses, score
+from limbeck.apps.translation.bleu import moses, score
 from limbeck.apps.translation.data import load_pairs
 from limbeck.errors import DataError, MissingExtraError
 
@@ -39,7 +39,7 @@ def test_bleu_is_that_of_the_paper(pairs: list[tuple[list[str], list[str]]]) -> 
     expected = by_hand(hypotheses, references)
     if expected is not None:
         joined = [[" ".join(words) for words in side] for side in (hypotheses, references)]
-        assert detokenised(*joined, "en") == pytest.approx(expected)
+        assert score(*joined, "en").detokenised == pytest.approx(expected)
 
 
 def test_a_sentence_worked_out_on_paper() -> None:
@@ -84,8 +84,8 @@ def test_the_two_scores_differ_where_words_are_cut_differently() -> None:
 def test_languages_without_blanks_are_cut_too() -> None:
     """Of seven characters six are right; as one word, the sentence would be wrong as a whole."""
     for language in ("zh", "zh-CN", "ja", "ko"):
-        assert detokenised(["一只狗在跑了。"], ["一只狗在走了。"], language) > 40
-    assert detokenised(["一只狗在跑了。"], ["一只狗在走了。"], "de") == 0
+        assert score(["一只狗在跑了。"], ["一只狗在走了。"], language).detokenised > 40
+    assert score(["一只狗在跑了。"], ["一只狗在走了。"], "de").detokenised == 0
     assert moses(["一只狗"], "zh") == ["一 只 狗"]
 
 

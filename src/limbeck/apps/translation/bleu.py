@@ -40,15 +40,6 @@ def score(hypotheses: Sequence[str], references: Sequence[str], language: str) -
     return Scores(plain, tokens, signature, f"{tokens_signature} of Moses tokens:{language}, sacremoses {version}")
 
 
-def detokenised(hypotheses: Sequence[str], references: Sequence[str], language: str) -> float:
-    """The first of the scores alone, in a fraction of the time.
-
-    >>> round(detokenised(["the cat sat on the mat"], ["the cat sat on a mat"], "en"), 2)
-    53.73
-    """
-    return _bleu(hypotheses, references, WITHOUT_BLANKS.get(language.lower()[:2], "13a"))[0]
-
-
 def moses(texts: Sequence[str], language: str) -> list[str]:
     """Texts as Moses' tokens between blanks; a language without rules of its own has the English ones, which cut Chinese into characters.
 

@@ -142,7 +142,7 @@ class Training(Generic[AnyOptions, AnySession]):
             return session, new_run_folder(fresh)
         checkpoint, merged, schedule = self.continued(options, given, resume_from)
         place = find_checkpoint(resume_from, "last").resolve()
-        own = place.parent if place.name in ("last", "best") else None
+        own = place.parent if place.name in ("last", "best") or (place.parent / "run.json").is_file() else None
         folder = Path(merged.save) if "save" in given and merged.save else own
         if folder is None or folder.resolve() == place:
             raise CheckpointError(
@@ -217,8 +217,8 @@ def has_tensorboard() -> bool:
 
 
 def find_checkpoint(path: Path, prefer: str) -> Path:
-    """The checkpoint that a path means: itself, or the ``last`` or ``best`` of a run folder, whichever is preferred and there."""
-    for name in (prefer, "best", "last"):
+    """The checkpoint that a path means: itself, or of a run folder the ``best``, its average or the ``last``, whichever is preferred and there."""
+    for name in (prefer, "best", "best_avg", "last"):
         if is_checkpoint(path / name):
             return path / name
     return path

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from limbeck._version import installed_version
-from limbeck.cli import average, check, images, import_, lm, plan, schema, summary, thin
+from limbeck.cli import average, check, images, import_, lm, plan, schema, summary, thin, translate
 from limbeck.errors import LimbeckError
 
 app = typer.Typer(
@@ -28,6 +28,7 @@ app.command(epilog=thin.EXAMPLE)(thin.thin)
 app.command(epilog=average.EXAMPLE)(average.average)
 app.add_typer(lm.app, name="lm")
 app.add_typer(images.app, name="images")
+app.add_typer(translate.app, name="translate")
 app.add_typer(import_.app, name="import")
 
 

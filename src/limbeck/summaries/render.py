@@ -50,17 +50,22 @@ def percent(fraction: float) -> str:
 
 @dataclass(frozen=True)
 class Column:
-    """A heading, the field of a row that stands under it, how people read it, and whether it may be folded in a narrow terminal."""
+    """A heading, the field of a row that stands under it, how people read it, and whether it may be folded in a narrow terminal.
+
+    ``key`` chooses an entry of a field that is a mapping, which may lack it.
+    """
 
     title: str
     field: str
     show: Callable[[Any], str] | None = None
     scale: int = 1
     fold: bool = False
+    key: str | None = None
 
     def value(self, row: object) -> Any:
         """The number or the text for machines."""
         held = getattr(row, self.field)
+        held = held if self.key is None else held.get(self.key)
         return held if held is None or self.scale == 1 else round(held * self.scale, 10)
 
     def text(self, row: object) -> str:

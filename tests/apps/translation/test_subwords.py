@@ -74,11 +74,11 @@ def test_what_is_no_vocabulary_is_refused(broken: object, subwords: Subwords) ->
 def test_a_size_that_the_text_cannot_fill_is_cut(kind: str) -> None:
     pairs = Pairs(TEXTS[:2], TEXTS[2:])
     both = learn_both(pairs, 5000, kind)
-    assert both.shared
+    assert both.source is both.target
     assert len(CHARACTERS) + 4 <= both.source.size < 5000
     assert both.notes == (f"the vocabulary has {both.source.size} subwords, not 5,000: the text has no more",)
     apart = learn_both(pairs, 5000, kind, separate=True)
-    assert not apart.shared
+    assert apart.source != apart.target
     assert [note.split(" has")[0] for note in apart.notes] == ["the source's vocabulary", "the target's vocabulary"]
     assert UNKNOWN in apart.source.encode(["Öl"])[0]
     assert UNKNOWN not in apart.target.encode(["Öl"])[0]

@@ -79,17 +79,12 @@ class Vocabularies:
     target: Subwords
     notes: tuple[str, ...] = ()
 
-    @property
-    def shared(self) -> bool:
-        """Whether both languages have one vocabulary."""
-        return self.source == self.target
-
 
 def learn_both(pairs: Pairs, size: int, kind: str = "unigram", separate: bool = False) -> Vocabularies:
     """One vocabulary from the sentences of both languages, or one from each.
 
     >>> both = learn_both(Pairs(("a still", "stills"), ("ein Kolben", "Kolben")), size=1000)
-    >>> both.shared, both.notes == (f"the vocabulary has {both.source.size} subwords, not 1,000: the text has no more", )
+    >>> both.source is both.target, both.notes == (f"the vocabulary has {both.source.size} subwords, not 1,000: the text has no more",)
     (True, True)
     """
     texts = (pairs.source, pairs.target) if separate else ((*pairs.source, *pairs.target),)
@@ -121,7 +116,9 @@ def learn(texts: Iterable[str], size: int, kind: str = "unigram") -> Subwords:
             raise DataError(
                 f"a vocabulary of {size:,} subwords cannot hold the {int(few[1]) - 4:,} characters of the text; give --vocabulary {few[1]} or more"
             ) from None
-        raise DataError(f"SentencePiece cannot learn a vocabulary of {size:,} subwords from these texts; give more text ({error})") from error
+        raise DataError(
+            f"SentencePiece cannot learn a vocabulary of {size:,} subwords from these texts; give more text ({error})"
+        ) from error
 
 
 def _learn(texts: Sequence[str], size: int, kind: str) -> Subwords:

@@ -6,15 +6,18 @@ import re
 import shlex
 from dataclasses import fields
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
+import typer.main
 from torch import nn
 
 from limbeck import NeurST, Scheduler
 from limbeck.apps.translation.hparams import Sizes
 from limbeck.apps.translation.model import Transformer, build_model
 from limbeck.apps.translation.pruning import policies
+from limbeck.cli import app
 from limbeck.config import load_schedule
 from limbeck.pruning import Prune
 
@@ -23,12 +26,14 @@ SPARSITIES = (10, 20, 30, 40, 50, 70, 90)
 
 
 def options(file: Path) -> NeurST:
-    """The options in the header."""
-    (line,) = re.findall(r"^#     (--pruning_schedule .*)$", file.read_text(encoding="utf-8"), flags=re.MULTILINE)
-    words = iter(shlex.split(line))
-    given = {word.removeprefix("--"): next(words) for word in words}
-    kinds = {field.name: {"float": float, "int": int}.get(str(field.type), str) for field in fields(NeurST)}
-    return NeurST(**{name: kinds[name](value) for name, value in given.items()})
+    """The options in the header, read as the program reads them."""
+    text = file.read_text(encoding="utf-8").replace("\\\n#    ", "")
+    command, line = re.findall(r"^#   (?:limbeck| ) *(translate .*|--.*)$", text, flags=re.MULTILINE)
+    train: Any = typer.main.get_command(app)
+    words = [*shlex.split(command), *shlex.split(line)]
+    assert words[:2] == ["translate", "train"]
+    given = train.commands["translate"].commands["train"].make_context("train", words[2:]).params
+    return NeurST(**{field.name: given[field.name] for field in fields(NeurST)})
 
 
 def network() -> Transformer:

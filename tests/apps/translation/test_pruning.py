@@ -10,7 +10,10 @@ import pytest
 import torch
 from torch import nn
 
+from apps.translation.conftest import SMALL as SMALL_RUN
+from apps.translation.conftest import invoke
 from limbeck import NeurST, Scheduler, TargetError, Window
+from limbeck.apps.checkpoint import load_checkpoint
 from limbeck.apps.translation.hparams import SIZES, Sizes
 from limbeck.apps.translation.model import Transformer, build_model, neurst_name
 from limbeck.apps.translation.pruning import choices, kind, policies, pruning_table, report, steps
@@ -149,6 +152,24 @@ def test_the_options_and_their_file_give_the_same_model_bit_for_bit(options: Neu
         models.append(model)
     assert all(torch.equal(one, other) for one, other in zip(*(model.parameters() for model in models), strict=True))
     assert int(models[0].encoder.layers[0].ffn.conv1.weight.count_nonzero()) < 128  # type: ignore[union-attr]
+
+
+def test_a_run_by_options_and_one_by_their_file_end_with_the_same_bits(tmp_path: Path, folder: Path) -> None:
+    options = "--target_sparsity 0.5 --end_pruning_step 6 --pruning_frequency 2 --nopruning_variable_pattern 'norm|embedding|softmax'"
+    (tmp_path / "half.yaml").write_text(invoke(f"import neurst {options}").output, encoding="utf-8")
+    for name, pruning in (("options", options), ("file", f"--compress {tmp_path}/half.yaml")):
+        result = invoke(f"translate train --data {folder} {SMALL_RUN} --train_steps 8 --eval_steps 8 {pruning} --save {tmp_path}/{name}")
+        assert result.exit_code == 0, result.output
+    one, other = (load_checkpoint(tmp_path / name / "last") for name in ("options", "file"))
+    assert all(torch.equal(tensor, other.model[name]) for name, tensor in one.model.items())
+    assert one.masks.keys() == other.masks.keys()
+    rows = [
+        list(csv.DictReader((tmp_path / name / "pruning.csv").read_text(encoding="utf-8").splitlines())) for name in ("options", "file")
+    ]
+    assert [row | {"Why": ""} for row in rows[0]] == [row | {"Why": ""} for row in rows[1]]
+    whys = [row["Why"] for row in rows[0]], [row["Why"] for row in rows[1]]
+    assert "embedding; nopruning_variable_pattern finds it" in whys[0]
+    assert "embedding; no policy prunes it" in whys[1]
 
 
 def test_options_that_prune_nothing_are_no_policies() -> None:

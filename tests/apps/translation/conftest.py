@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import shlex
 from pathlib import Path
 
@@ -13,7 +14,7 @@ from limbeck.cli import app
 WORDS = {"one": "eins", "two": "zwei", "three": "drei", "four": "vier", "red": "rot", "big": "gross", "cat": "Katze", "dog": "Hund"}
 SMALL = (
     "--width 16 --heads 2 --encoder_layers 1 --decoder_layers 1 --ffn 16 --vocabulary 60 --batch_tokens 48 --warmup_steps 20 --lr_factor 0.3 "
-    "--dropout 0.1 --eval_batch_size 8 --beam_size 2 --summary_steps 3"
+    "--dropout 0.1 --eval_batch_size 8 --beam_size 1 --summary_steps 3"
 )
 PRUNED = "--target_sparsity 0.5 --end_pruning_step 12 --pruning_frequency 3"
 
@@ -21,6 +22,11 @@ PRUNED = "--target_sparsity 0.5 --end_pruning_step 12 --pruning_frequency 3"
 def invoke(line: str) -> Result:
     """Run ``limbeck LINE`` in this process."""
     return CliRunner().invoke(app, shlex.split(line))
+
+
+def rows_of(path: Path) -> list[dict[str, str]]:
+    """A CSV file."""
+    return list(csv.DictReader(path.read_text(encoding="utf-8").splitlines()))
 
 
 def sentences(count: int, seed: int) -> list[list[str]]:

@@ -37,19 +37,20 @@ FIXED = (
 """What a resumed run cannot change: the shapes of its tensors, and what optimizer, learning rate, masks and the order of the sentences carry on."""
 
 
-class Rate(NamedTuple):
-    """How the learning rate of a set of hyperparameters rises, unless other options say so."""
+class Habit(NamedTuple):
+    """How the models of a set of hyperparameters are trained, unless other options say so."""
 
     lr_factor: float
     warmup_steps: int
+    batch_tokens: int = 4096
 
 
-RATES: dict[str, Rate] = {
-    "transformer_toy": Rate(0.32, 100),
-    "transformer_tiny": Rate(2.5, 2000),
-    "transformer_small": Rate(2.0, 4000),
-    "transformer_base": Rate(1.0, 4000),
-    "transformer_big": Rate(1.0, 4000),
+HABITS: dict[str, Habit] = {
+    "transformer_toy": Habit(0.32, 100, 1024),
+    "transformer_tiny": Habit(2.5, 2000),
+    "transformer_small": Habit(2.0, 4000),
+    "transformer_base": Habit(1.0, 4000),
+    "transformer_big": Habit(1.0, 4000),
 }
 """Tiny: a highest learning rate of 0.005 after 2,000 steps, as Wu et al. 2021 (arXiv 2105.14462); base and big: Vaswani et al. 2017, section 5.3."""
 DEFAULT_SET = "transformer_toy"
@@ -74,9 +75,9 @@ class TrainOptions:
     vocabulary_kind: Annotated[Literal["unigram", "bpe"], Doc("How subwords are learnt.")] = "unigram"
     separate_vocabulary: Annotated[bool, Doc("A vocabulary for each language.")] = False
     max_length: Annotated[Steps, Doc("Longest side of a training pair, in subwords.")] = 250
-    batch_tokens: Annotated[Steps, Doc("Subwords of a batch, padding counted; also --batch_size.")] = 4096
+    batch_tokens: Annotated[Count, Doc("Subwords of a batch, padding counted; default: those of the set.")] = None
     # the model
-    hparams_set: Annotated[str | None, Doc(f"Sizes and learning rate: {', '.join(RATES)}.")] = None
+    hparams_set: Annotated[str | None, Doc(f"Sizes and learning rate, one of {', '.join(HABITS)}.")] = None
     width: Annotated[Count, Doc("Width of the model.")] = None
     heads: Annotated[Count, Doc("Heads of every attention.")] = None
     encoder_layers: Annotated[Count, Doc("Layers of the encoder.")] = None
@@ -131,8 +132,8 @@ class TrainOptions:
     beam_size: Annotated[Steps, Doc("Hypotheses of beam search; 1: greedy.")] = 4
     length_penalty: Annotated[NonNegative, Doc("Power of the length by which scores are divided.")] = 0.6
     # the run
-    save: Annotated[str | None, Doc("Run folder; also --save. Default: runs/ and application, date and time.")] = None
-    save_checkpoint_steps: Annotated[Steps, Doc("Steps between checkpoints; also --save_checkpoints_steps.")] = 250
+    save: Annotated[str | None, Doc("Run folder. Default: runs/ and application, date and time.")] = None
+    save_checkpoint_steps: Annotated[Steps, Doc("Steps between checkpoints.")] = 250
     checkpoints_max_to_keep: Annotated[Steps, Doc("How many of them stay.")] = 8
     summary_steps: Annotated[Steps, Doc("Steps between report lines.")] = 50
     log_gradients: Annotated[bool, Doc("Record gradients in TensorBoard.")] = False
@@ -151,8 +152,8 @@ class TrainOptions:
     def set_name(self) -> str:
         """The set of hyperparameters; raises ``LimbeckError`` for a name that means none."""
         name = self.hparams_set or DEFAULT_SET
-        if name not in RATES:
-            remedy = did_you_mean(name, RATES) or f"; choose one of {', '.join(RATES)}"
+        if name not in HABITS:
+            remedy = did_you_mean(name, HABITS) or f"; choose one of {', '.join(HABITS)}"
             raise LimbeckError(f"no hparams_set is named '{name}'{remedy}")
         return name
 
@@ -176,12 +177,17 @@ class TrainOptions:
     @property
     def warmup(self) -> int:
         """Steps until the highest learning rate."""
-        return RATES[self.set_name].warmup_steps if self.warmup_steps is None else self.warmup_steps
+        return HABITS[self.set_name].warmup_steps if self.warmup_steps is None else self.warmup_steps
+
+    @property
+    def tokens(self) -> int:
+        """Subwords of a batch."""
+        return HABITS[self.set_name].batch_tokens if self.batch_tokens is None else self.batch_tokens
 
     @property
     def factor(self) -> float:
         """Noam's factor."""
-        return RATES[self.set_name].lr_factor if self.lr_factor is None else self.lr_factor
+        return HABITS[self.set_name].lr_factor if self.lr_factor is None else self.lr_factor
 
     @property
     def highest_rate(self) -> float:

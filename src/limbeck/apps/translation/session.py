@@ -143,7 +143,7 @@ def resume(checkpoint: Checkpoint, options: TrainOptions, schedule: Path | None)
     corpus = corpus_of_run(checkpoint, options)
     vocabularies = saved_vocabularies(checkpoint)
     model = network(options, vocabularies)
-    session = _assemble(options, corpus, vocabularies, model, None if _prunes(options) else schedule)
+    session = _assemble(options, corpus, vocabularies, model, schedule)
     checkpoint.restore_model(model)
     session.scheduler.load_state_dict(saved["scheduler"])
     session.optimizer.load_state_dict(saved["optimizer"])
@@ -186,7 +186,7 @@ def training_examples(options: TrainOptions, corpus: Corpus, vocabularies: Vocab
 
 def training_cycles(options: TrainOptions, examples: Examples, device: torch.device) -> Cycles:
     """The batches to train on, in an order that seed, epoch and step decide, in groups that make one update."""
-    return Cycles(training_batches(examples, options.batch_tokens, options.seed, device), options.update_cycle)
+    return Cycles(training_batches(examples, options.tokens, options.seed, device), options.update_cycle)
 
 
 def examples_of(pairs: Pairs, vocabularies: Vocabularies) -> Examples:
@@ -244,7 +244,7 @@ def _assemble(options: TrainOptions, corpus: Corpus, vocabularies: Vocabularies,
     )  # fmt: skip
     examples, left_out = training_examples(options, corpus, vocabularies)
     train = training_cycles(options, examples, device)
-    source: Source | None = schedule if schedule is not None else schedule_of(options, model)
+    source: Source | None = schedule_of(options, model) if _prunes(options) else schedule
     run = Network(model, len(train), -(-options.train_steps // len(train)), options.train_steps)
     inputs = tuple(torch.full((2, length), 4, device=device) for length in EXAMPLE_LENGTHS)
     scheduler, late = scheduled(source, optimizer, run, inputs)

@@ -14,7 +14,7 @@ from limbeck.apps.translation.bleu import Scores
 from limbeck.apps.translation.validate import Validation
 
 SEED = "(ln/gamma)|(ln/beta)|(modalit)"
-"""The pattern of document 004."""
+"""The pattern of NeurST's page on weight pruning."""
 
 
 @pytest.fixture(scope="module")

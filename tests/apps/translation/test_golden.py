@@ -62,7 +62,7 @@ def pairs(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def options(pairs: Path, **given: object) -> TrainOptions:
-    """004's schedule on the smallest model that has a thousand weights in a matrix; a learning rate that changes no weight of this size."""
+    """NeurST's schedule on the smallest model that has a thousand weights in a matrix; a learning rate that changes no weight of this size."""
     small = TrainOptions(
         data=str(pairs), vocabulary=16, batch_tokens=16, width=20, heads=1, encoder_layers=1, decoder_layers=1, ffn=50, beam_size=1,
         lr_schedule="constant", learning_rate=1e-30, train_steps=501, eval_start_at=100_000, save_checkpoint_steps=100_000,

@@ -26,7 +26,7 @@ from limbeck.summaries.render import save
 
 SMALL = Sizes(width=8, heads=2, encoder_layers=2, decoder_layers=1, ffn=16)
 SEED_PATTERN = "(ln/gamma)|(ln/beta)|(modalit)"
-"""Of document 004."""
+"""Of NeurST's page on weight pruning."""
 
 
 def network(sizes: Sizes = SMALL) -> Transformer:
@@ -63,7 +63,7 @@ def test_vectors_are_pruned_on_request() -> None:
     assert pruned(NeurST(prune_vectors=True), prune_embeddings=True) == every
 
 
-def test_the_pattern_of_document_004_means_what_it_means_in_neurst() -> None:
+def test_the_pattern_of_neurst_s_page_means_what_it_means_in_neurst() -> None:
     """It keeps norms, embeddings and softmax dense and prunes all else: there biases too (facts 1.3), here with prune_vectors."""
     assert pruned(NeurST(nopruning_variable_pattern=SEED_PATTERN)) == matrices(network(), "embedding", "softmax")
     found = choices(NeurST(nopruning_variable_pattern=SEED_PATTERN, prune_vectors=True), network())

@@ -1,4 +1,4 @@
-"""Translation runs side by side: the table of sparsity, sizes and BLEU, as document 004 has it, and its pictures."""
+"""Translation runs side by side: the table of sparsity, sizes and BLEU, as NeurST's page has it, and its pictures."""
 
 from __future__ import annotations
 

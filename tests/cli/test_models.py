@@ -53,7 +53,13 @@ def test_a_function_of_the_users_is_called_with_the_arguments(tmp_path: Path, mo
             "resnet",
             [],
             "no model is named 'resnet'; give one of lm:LSTM, lm:GRU, lm:RNN_TANH, lm:RNN_RELU, "
-            "an image model as in images:resnet50, or package.module:function",
+            "an image model as in images:resnet50, a translation model as in translate:transformer_base, or package.module:function",
+        ),
+        ("translate:transformer_smal", [], "no model is named 'translate:transformer_smal'; did you mean 'translate:transformer_small'?"),
+        (
+            "translate:transformer_tiny",
+            ["heads=3"],
+            "--model translate:transformer_tiny: a width of 128 cannot be split over 3 heads; let the number of heads divide it",
         ),
         ("lm:LSTM", ["emsize"], "--model-arg takes name=value, not 'emsize'"),
         ("lm:LSTM", ["emsiz=3"], "--model-arg: lm:LSTM has no 'emsiz'; did you mean 'emsize'?"),
@@ -88,6 +94,21 @@ def test_an_example_of_what_an_applications_model_takes_runs_through_it() -> Non
     assert logits.shape == (1, 1, 10)
     logits, _ = model(*example_inputs("lm:LSTM", model, ["5,2"]))
     assert logits.shape == (5, 2, 10)
+
+
+def test_a_translation_model_takes_a_sentence_and_its_translation() -> None:
+    spec, sizes = (
+        "translate:transformer_tiny",
+        ["vocabulary=10", "target_vocabulary=12", "share_embeddings=false", "width=8", "heads=2", "ffn=8"],
+    )
+    model = resolve_model(spec, sizes, device="cpu").eval()
+    assert model(*example_inputs(spec, model)).shape == (1, 1, 12)
+    assert model(*example_inputs(spec, model, ["2,5"])).shape == (2, 5, 12)
+    logits = model(*example_inputs(spec, model, ["2,5", "2,3"]))
+    assert logits.shape == (2, 3, 12)
+    assert logits.isfinite().all()
+    with pytest.raises(LimbeckError, match="two numbers, sentences and subwords, as in 1,20, not 1,2,3"):
+        example_inputs(spec, model, ["1,2,3"])
 
 
 def test_each_input_has_a_shape_and_may_have_a_type() -> None:

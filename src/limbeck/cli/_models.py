@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -12,6 +13,9 @@ from torch import Tensor, nn
 from limbeck.apps.images.models import MODELS, input_shape
 from limbeck.apps.lm.model import CELLS, RNNModel
 from limbeck.apps.modules import imported
+from limbeck.apps.translation.hparams import SIZES
+from limbeck.apps.translation.model import Transformer, build_model
+from limbeck.apps.translation.subwords import UNKNOWN
 from limbeck.config.load import scalar
 from limbeck.config.signature import signature
 from limbeck.errors import LimbeckError, did_you_mean
@@ -24,9 +28,24 @@ def language_model(
     return RNNModel(cell, vocabulary, emsize, nhid, nlayers, dropout, tied)
 
 
+def translation_model(
+    name: str, vocabulary: int = 8000, target_vocabulary: int | None = None, width: int | None = None, heads: int | None = None,
+    encoder_layers: int | None = None, decoder_layers: int | None = None, ffn: int | None = None, dropout: float | None = None,
+    attention_dropout: float | None = None, ffn_dropout: float | None = None, share_embeddings: bool | None = None, tie_softmax: bool | None = None,
+) -> nn.Module:  # fmt: skip
+    """A translation model of a set of sizes, each of which may be given another value, with the application's vocabulary of both languages."""
+    other = {
+        "width": width, "heads": heads, "encoder_layers": encoder_layers, "decoder_layers": decoder_layers, "ffn": ffn, "dropout": dropout,
+        "attention_dropout": attention_dropout, "ffn_dropout": ffn_dropout, "share_embeddings": share_embeddings, "tie_softmax": tie_softmax,
+    }  # fmt: skip
+    sizes = replace(SIZES[name], **{field: value for field, value in other.items() if value is not None})  # type: ignore[arg-type]  # each its own
+    return build_model(sizes, vocabulary, vocabulary if target_vocabulary is None else target_vocabulary)
+
+
 APPLICATIONS: dict[str, Callable[..., nn.Module]] = {
     **{f"lm:{cell}": functools.partial(language_model, cell) for cell in CELLS},
     **{f"images:{name}": builder for name, builder in MODELS.items()},
+    **{f"translate:{name}": functools.partial(translation_model, name) for name in SIZES},
 }
 """Models that live in Limbeck, by SPEC."""
 
@@ -58,7 +77,9 @@ def resolve_model(spec: str, arguments: Sequence[str] = (), device: str = "meta"
 
 
 def example_inputs(spec: str, model: nn.Module, shapes: Sequence[str] = ()) -> tuple[Any, ...]:
-    """One small batch for the model of a SPEC: one image, one word with its state, or zeros of the ``shapes`` that are given, the batch in them.
+    """One small batch for the model of a SPEC, or inputs of the ``shapes`` that are given, the batch in them.
+
+    That is one image, one word with its state, or a sentence of one subword with its translation; of a user's model zeros.
 
     >>> [tuple(images.shape) for images in example_inputs("images:resnet20_cifar", nn.Identity())]
     [(1, 3, 32, 32)]
@@ -71,6 +92,13 @@ def example_inputs(spec: str, model: nn.Module, shapes: Sequence[str] = ()) -> t
         if len(given) > 1 or words.dim() != 2:
             raise LimbeckError(f"--input-shape of a language model is two numbers, words and sequences, as in 35,1, not {' '.join(shapes)}")
         return words, model.initial_hidden(words.shape[1])
+    if isinstance(model, Transformer):
+        source, *target = given or (torch.zeros(1, 1),)
+        if len(given) > 2 or any(tokens.dim() != 2 for tokens in given):
+            raise LimbeckError(
+                f"--input-shape of a translation model is two numbers, sentences and subwords, as in 1,20, not {' '.join(shapes)}"
+            )
+        return tuple(torch.full_like(tokens, UNKNOWN, dtype=torch.long) for tokens in (source, target[0] if target else source))
     name = spec.removeprefix("images:")
     if not given and (spec == name or name not in MODELS):
         raise LimbeckError(f"nothing tells what {spec} takes; give the shape, the batch in it, as in --input-shape 1,3,224,224")
@@ -116,7 +144,7 @@ def _imported(spec: str) -> Callable[..., nn.Module]:
     if not colon or module in {name.partition(":")[0] for name in APPLICATIONS}:
         own = [name for name in APPLICATIONS if name.startswith(f"{module}:")] if colon else []
         known = ", ".join(own or [name for name in APPLICATIONS if name.startswith("lm:")])
-        kinds = known if own else f"{known}, an image model as in images:resnet50"
+        kinds = known if own else f"{known}, an image model as in images:resnet50, a translation model as in translate:transformer_base"
         remedy = did_you_mean(spec, APPLICATIONS) or f"; give one of {kinds}, or package.module:function"
         raise LimbeckError(f"no model is named '{spec}'{remedy}")
     return imported(spec)

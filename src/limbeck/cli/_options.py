@@ -9,10 +9,22 @@ import typer
 
 File = Annotated[Path, typer.Argument(help="The schedule file.", show_default=False)]
 Model = Annotated[
-    str | None, typer.Option("--model", metavar="SPEC", help="lm:LSTM, images:resnet50, or package.module:function.", show_default=False)
+    str | None,
+    typer.Option(
+        "--model",
+        metavar="SPEC",
+        help="lm:LSTM, images:resnet50, translate:transformer_base, or package.module:function.",
+        show_default=False,
+    ),
 ]
 ModelNeeded = Annotated[
-    str, typer.Option("--model", metavar="SPEC", help="lm:LSTM, images:resnet50, or package.module:function.", show_default=False)
+    str,
+    typer.Option(
+        "--model",
+        metavar="SPEC",
+        help="lm:LSTM, images:resnet50, translate:transformer_base, or package.module:function.",
+        show_default=False,
+    ),
 ]
 ModelArguments = Annotated[
     list[str] | None, typer.Option("--model-arg", metavar="K=V", help="An argument of the model; may be given again.", show_default=False)

@@ -53,7 +53,7 @@ class Attention(nn.Module):
 
     def __init__(self, width: int, heads: int, dropout: float, crossed: bool = False) -> None:
         super().__init__()
-        self.heads, self.dropout = heads, dropout
+        self.head_width, self.dropout = width // heads, dropout  # heads are not counted here, so that thinning may take some out
         if crossed:
             self.q = nn.Linear(width, width)
             self.kv = nn.Linear(width, 2 * width)
@@ -62,9 +62,9 @@ class Attention(nn.Module):
         self.output = nn.Linear(width, width)
 
     def split(self, packed: Tensor, parts: int) -> tuple[Tensor, ...]:
-        """``[rows, tokens, parts * width]`` to ``parts`` of ``[rows, heads, tokens, width / heads]``."""
+        """``[rows, tokens, parts * width]`` to ``parts`` of ``[rows, heads, tokens, width / heads]``; the number of heads is the tensor's."""
         rows, tokens, _ = packed.shape
-        return tuple(part.view(rows, tokens, self.heads, -1).transpose(1, 2) for part in packed.chunk(parts, -1))
+        return tuple(part.view(rows, tokens, -1, self.head_width).transpose(1, 2) for part in packed.chunk(parts, -1))
 
     def attend(self, query: Tensor, seen: KeysValues, mask: Tensor | None, causal: bool = False) -> Tensor:
         """``[rows, tokens, width]`` of queries ``[rows, heads, tokens, width / heads]``; ``mask`` is added to the scores."""

@@ -107,6 +107,27 @@ def test_a_longer_run_is_the_same_run(tmp_path: Path, folder: Path, whole: Path)
     assert all(torch.equal(*pair) for pair in zip(*(tensors(each / "last").values() for each in (whole, run)), strict=True))
 
 
+def test_ctrl_c_keeps_a_checkpoint_tests_the_average_and_goes_on_to_the_same_bits(
+    tmp_path: Path, folder: Path, whole: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run, after = tmp_path / "run", Tracker.after_step
+
+    def ask(tracker: Tracker) -> bool:
+        tracker.interrupt.asked = tracker.session.scheduler.clock.step == 6
+        return after(tracker)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Tracker, "after_step", ask)
+        result = invoke(f"translate train --data {folder} {RUN} --save {run}")
+    assert f"stopped before the end; go on with: limbeck translate train --resume {run}" in result.output.replace("\n", "")
+    record = json.loads((run / "run.json").read_text())
+    assert (record["finished"], record["steps"], set(record["tests"])) == (False, 6, {"test_a"})
+    assert invoke(f"translate train --resume {run}").exit_code == 0
+    for kind in ("last", "best_avg"):
+        first, second = tensors(whole / kind), tensors(run / kind)
+        assert all(torch.equal(first[key], second[key]) for key in first)
+
+
 def test_what_a_run_carries_on_cannot_change(whole: Path) -> None:
     result = invoke(f"translate train --resume {whole} --update_cycle 3")
     assert result.exit_code == 1

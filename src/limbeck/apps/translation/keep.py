@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import copy
 import shutil
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from limbeck._tensors import first_names, load_into
 from limbeck.apps.average import Average, Snapshot, average_sparse
-from limbeck.apps.checkpoint import Checkpoint, is_checkpoint, load_checkpoint, save_checkpoint, with_masks
+from limbeck.apps.checkpoint import is_checkpoint, load_checkpoint, save_checkpoint, with_masks
 from limbeck.apps.loop import new_run_folder
 from limbeck.apps.translation.session import Averaged, Session
 from limbeck.apps.translation.track import AVERAGE, BEST, Tracker, name_of
@@ -73,25 +74,22 @@ def _average(session: Session, tracker: Tracker, found: Validation, kept: int) -
 
 
 def _mean(session: Session, folder: Path) -> _Mean:
-    step = session.global_step
-    older = [place for place in session.ranking.steps if place != step]
-    alike = {place: checkpoint for place in older if (checkpoint := _alike(session, folder / BEST / name_of(place))) is not None}
+    """The average of the newest model and of the other best ones that may be averaged with it, which are read one after the other."""
+    steps = [session.global_step]
+
+    def older() -> Iterator[Snapshot]:
+        for step in session.ranking.steps:
+            if step != steps[0]:
+                checkpoint = load_checkpoint(folder / BEST / name_of(step))
+                if checkpoint.recipes == session.scheduler.recipes:  # as thin as the model is now
+                    steps.append(step)
+                    yield Snapshot(checkpoint.model, checkpoint.masks)
+
     own = session.model.state_dict(keep_vars=True)
     first = first_names(own)
     newest = Snapshot({name: tensor.detach() for name, tensor in own.items() if first[name] == name}, dict(session.scheduler.masks.items()))
-    average = average_sparse(newest, (_snapshot(each) for each in alike.values()), session.options.average_prune_again)
-    steps = [step, *alike]
+    average = average_sparse(newest, older(), session.options.average_prune_again)
     return _Mean(average, tuple(steps[place] for place in average.used))
-
-
-def _alike(session: Session, path: Path) -> Checkpoint | None:
-    """A checkpoint that is as thin as the model is now; None where it is not."""
-    checkpoint = load_checkpoint(path)
-    return checkpoint if checkpoint.recipes == session.scheduler.recipes else None
-
-
-def _snapshot(checkpoint: Checkpoint) -> Snapshot:
-    return Snapshot(checkpoint.model, checkpoint.masks)
 
 
 def _told(session: Session, found: Validation) -> dict[str, Any]:

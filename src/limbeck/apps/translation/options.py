@@ -175,6 +175,17 @@ class TrainOptions:
             raise LimbeckError(f"--hparams_set {self.set_name}: {error}") from error
 
     @property
+    def type(self) -> str:
+        """The model in a word or two: its set, or its sizes where they are others."""
+        sizes = self.sizes
+        if all(
+            getattr(sizes, name) == getattr(SIZES[self.set_name], name)
+            for name in ("width", "heads", "encoder_layers", "decoder_layers", "ffn")
+        ):
+            return self.set_name
+        return f"transformer {sizes.width}, {sizes.encoder_layers}+{sizes.decoder_layers}"
+
+    @property
     def warmup(self) -> int:
         """Steps until the highest learning rate."""
         return HABITS[self.set_name].warmup_steps if self.warmup_steps is None else self.warmup_steps

@@ -118,6 +118,8 @@ def start(options: TrainOptions) -> Session:
     recipes = () if options.pretrain_model is None else load_weights(Path(options.pretrain_model), model)
     session = _assemble(options, corpus, vocabularies, model, None if options.compress is None else Path(options.compress))
     session.scheduler.inherit(recipes)
+    if options.pretrain_model is not None:
+        session.notes.insert(0, f"begins with {options.pretrain_model}: {options.type}, {vocabularies.source.size:,} subwords")
     return session
 
 

@@ -33,17 +33,10 @@ def measures(running: Running) -> dict[str, float]:
     return {"loss": loss / running.items, "perplexity": perplexity(nll / running.items)}
 
 
-def type_of(session: Session) -> str:
-    """The model in a word or two."""
-    sizes, options = session.options.sizes, session.options
-    own = any(getattr(options, name) is not None for name in ("width", "heads", "encoder_layers", "decoder_layers", "ffn"))
-    return f"transformer {sizes.width}, {sizes.encoder_layers}+{sizes.decoder_layers}" if own else options.set_name
-
-
 def _about(session: Session, model: nn.Module) -> dict[str, Any]:
     vocabularies = session.vocabularies
     return {
-        "type": type_of(session),
+        "type": session.options.type,
         "model": {
             **asdict(session.options.sizes),
             "source_vocabulary": vocabularies.source.size,

@@ -9,6 +9,7 @@
       CheckpointError    a checkpoint is damaged, foreign, or does not fit
       CaptureError       a model whose forward pass cannot be captured as a graph (a ValueError)
       RecipeError        a thinning recipe does not fit a model (a ValueError); ``faults`` lists where
+      QuantizationError  a model, statistics or options from which nothing can be quantized (a ValueError); ``faults`` may list them
       DataError          a corpus or data set is missing or unusable
       MissingExtraError  an optional dependency is not installed (an ImportError)
 
@@ -53,6 +54,14 @@ class CaptureError(LimbeckError, ValueError):
 
 class RecipeError(LimbeckError, ValueError):
     """A thinning recipe does not fit a model; ``faults`` holds one line for each place."""
+
+    def __init__(self, message: str, faults: Iterable[str] = ()) -> None:
+        super().__init__(message)
+        self.faults = tuple(faults)
+
+
+class QuantizationError(LimbeckError, ValueError):
+    """Nothing can be quantized of this model, with these statistics or options; ``faults`` holds one line for each where there are several."""
 
     def __init__(self, message: str, faults: Iterable[str] = ()) -> None:
         super().__init__(message)

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 import torch
 from torch import nn
 
+from limbeck.errors import QuantizationError
 from limbeck.quantization.cells import ModularCell, ModularGRUCell, ModularLSTMCell, ModularRNNCell
 from limbeck.quantization.recurrent import Layout, ModularRecurrent
 
@@ -34,7 +35,7 @@ def from_torch(module: nn.Module) -> ModularRecurrent | ModularCell:
     >>> modular.cells[0].fc_gate_x.weight is lstm.weight_ih_l0
     True
 
-    Raises ``ValueError`` for another kind of module, for one with a forward pass or hooks of its own, and for one whose weights are computed
+    Raises ``QuantizationError`` for another kind of module, for one with a forward pass or hooks of its own, and for one whose weights are computed
     from others, as ``torch.nn.utils.prune`` and parametrizations do.
     """
     _refuse_own(module)
@@ -51,10 +52,10 @@ def to_torch(module: nn.Module) -> nn.Module:
     >>> to_torch(from_torch(nn.GRU(3, 4, num_layers=2, bidirectional=True)))
     GRU(3, 4, num_layers=2, bidirectional=True)
 
-    Raises ``ValueError`` for another kind of module, and for one whose parts were replaced, as a quantizer does.
+    Raises ``QuantizationError`` for another kind of module, and for one whose parts were replaced, as a quantizer does.
     """
     if not isinstance(module, MODULAR):
-        raise ValueError(f"a {type(module).__name__} is no modular recurrent module; to_torch takes what from_torch gives")
+        raise QuantizationError(f"a {type(module).__name__} is no modular recurrent module; to_torch takes what from_torch gives")
     with torch.device("meta"):
         made: nn.Module = _layered(module.layout) if isinstance(module, ModularRecurrent) else _single(module)
     _refuse_replaced(module, from_torch(made))
@@ -136,41 +137,48 @@ def _modular_cell(cell: nn.Module) -> ModularCell:
 
 
 def _refuse_own(module: nn.Module) -> None:
-    """Raise ``ValueError`` for what a modular form would not do."""
+    """Raise ``QuantizationError`` for what a modular form would not do."""
     kind = next((kind for kind in (*LAYERED, *SINGLE) if isinstance(module, kind)), None)
     what = f"a {type(module).__name__}"
     if kind is None:
-        raise ValueError(f"{what} is no recurrent module of torch.nn; those are {', '.join(kind.__name__ for kind in (*LAYERED, *SINGLE))}")
+        raise QuantizationError(
+            f"{what} is no recurrent module of torch.nn; those are {', '.join(kind.__name__ for kind in (*LAYERED, *SINGLE))}"
+        )
     own = dict(module.named_parameters(remove_duplicate=False))
     if strange := sorted(own.keys() ^ parameter_names(module).keys()):
         remedy = "make them plain first: torch.nn.utils.prune.remove, or parametrize.remove_parametrizations"
-        raise ValueError(f"{what} whose parameters are not those of torch.nn ({', '.join(strange)}) cannot be taken apart; {remedy}")
+        raise QuantizationError(f"{what} whose parameters are not those of torch.nn ({', '.join(strange)}) cannot be taken apart; {remedy}")
     if type(module).forward is not kind.forward or "forward" in vars(module):
-        raise ValueError(
+        raise QuantizationError(
             f"{what} has a forward pass of its own, which the modular form would not have; use torch.nn.{kind.__name__} itself"
         )
     if any(vars(module)[hooks] for hooks in HOOKS):
-        raise ValueError(f"{what} with hooks would lose them; take the hooks off, and put them on the modular form")
+        raise QuantizationError(f"{what} with hooks would lose them; take the hooks off, and put them on the modular form")
 
 
 def _refuse_replaced(module: nn.Module, like: nn.Module) -> None:
-    """Raise ``ValueError`` where the parts of a modular module are not those that it was made with."""
+    """Raise ``QuantizationError`` where the parts of a modular module are not those that it was made with."""
     parts, wanted = dict(module.named_modules()), dict(like.named_modules())
     for name in (*parts, *wanted):
         found, due = (type(of.get(name, None)).__name__ for of in (parts, wanted))
         if found != due:
-            raise ValueError(f"its part '{name}' is a {found}, where the modular form has a {due}; torch.nn has no place for it")
+            raise QuantizationError(f"its part '{name}' is a {found}, where the modular form has a {due}; torch.nn has no place for it")
 
 
 def _hand_over(module: nn.Module, made: nn.Module, names: Mapping[str, str]) -> None:
     """Let ``made`` hold the parameters of ``module``, under the names that ``names`` gives, and be in its mode.
 
-    Raises ``ValueError`` for a parameter of another shape than the module's own sizes say.
+    Raises ``QuantizationError`` for a parameter that is missing, or of another shape than the module's own sizes say.
     """
+    held = dict(module.named_parameters(remove_duplicate=False))
     for name, other in names.items():
         owner, _, leaf = other.rpartition(".")
-        parameter, place = module.get_parameter(name), made.get_parameter(other)
+        parameter, place = held.get(name), made.get_parameter(other)
+        if parameter is None:
+            raise QuantizationError(f"its {name} is missing")
         if parameter.shape != place.shape:
-            raise ValueError(f"its {name} is of shape {tuple(parameter.shape)}, not {tuple(place.shape)} as the sizes of the module say")
+            raise QuantizationError(
+                f"its {name} is of shape {tuple(parameter.shape)}, not {tuple(place.shape)} as the sizes of the module say"
+            )
         setattr(made.get_submodule(owner), leaf, parameter)
     made.train(module.training)

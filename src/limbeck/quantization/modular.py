@@ -8,6 +8,7 @@ from typing import TypeVar
 
 from torch import nn
 
+from limbeck.errors import QuantizationError
 from limbeck.names import canonical
 from limbeck.quantization.convert import MODULAR, from_torch, parameter_names, to_torch
 
@@ -27,7 +28,7 @@ def modular(model: Model, inplace: bool = True) -> Model:
     >>> model.get_submodule("1.cells.0.act_f")
     Sigmoid()
 
-    Raises ``ValueError`` as ``from_torch``, with the module's name, and changes nothing then; also for a model that is itself recurrent.
+    Raises ``QuantizationError`` as ``from_torch``, with the module's name, and changes nothing then; also for a model that is itself recurrent.
     """
     return _replaced(model, inplace, RECURRENT, from_torch)
 
@@ -40,7 +41,7 @@ def unmodular(model: Model, inplace: bool = True) -> Model:
       (0): LSTM(3, 4)
     )
 
-    Raises ``ValueError`` as ``to_torch``, with the module's name, and changes nothing then; also for a model that is itself recurrent.
+    Raises ``QuantizationError`` as ``to_torch``, with the module's name, and changes nothing then; also for a model that is itself recurrent.
     """
     return _replaced(model, inplace, MODULAR, to_torch)
 
@@ -71,7 +72,7 @@ def renamed(values: Mapping[str, T], names: Mapping[str, str]) -> dict[str, T]:
 def _replaced(model: Model, inplace: bool, kinds: tuple[type, ...], convert: Callable[[nn.Module], nn.Module]) -> Model:
     """``model`` with each module of these kinds converted; one that stands in several places is converted once."""
     if isinstance(model, kinds):
-        raise ValueError(f"the model is itself a {type(model).__name__}; {convert.__name__}(model) gives its other form")
+        raise QuantizationError(f"the model is itself a {type(model).__name__}; {convert.__name__}(model) gives its other form")
     model = model if inplace else deepcopy(model)
     places = list(_outermost(model, kinds))
     converted: dict[int, nn.Module] = {}
@@ -79,8 +80,8 @@ def _replaced(model: Model, inplace: bool, kinds: tuple[type, ...], convert: Cal
         try:
             if id(module) not in converted:
                 converted[id(module)] = convert(module)
-        except ValueError as error:
-            raise ValueError(f"{canonical(prefix[:-1])}: {error}") from error
+        except QuantizationError as error:
+            raise QuantizationError(f"{canonical(prefix[:-1])}: {error}") from error
     for prefix, module in places:
         parent, _, name = prefix[:-1].rpartition(".")
         setattr(model.get_submodule(parent), name, converted[id(module)])

@@ -78,7 +78,7 @@ class RNNModel(nn.Module):
         """The zero state for ``batch`` sequences: ``[nlayers, batch, nhid]``, twice for an LSTM."""
         weight = self.encoder.weight
         zeros = weight.new_zeros(self.rnn.num_layers, batch, self.rnn.hidden_size)
-        return (zeros, zeros.clone()) if isinstance(self.rnn, nn.LSTM) else zeros
+        return (zeros, zeros.clone()) if self.rnn.mode == "LSTM" else zeros
 
     def fitting(self, hidden: Hidden) -> Hidden:
         """The state, or a zero one where a thinning has changed the width of the layers since."""

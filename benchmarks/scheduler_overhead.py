@@ -15,13 +15,14 @@ from __future__ import annotations
 
 import argparse
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from limbeck.apps.lm.data import Batches
 from limbeck.apps.lm.model import RNNModel, detach
 from limbeck.apps.lm.options import TrainOptions
 from limbeck.pruning import Prune, automated_gradual_pruner
@@ -37,17 +38,17 @@ OPTIONS = TrainOptions()
 
 @dataclass(frozen=True)
 class Task:
-    """A model in training: ``loss(batch)`` of the next batch, and how the application clips its gradients."""
+    """A model in training: ``loss(batch)`` of the next batch, the optimizer of its parameters, and how the application clips its gradients."""
 
     model: nn.Module
-    batches: Batches
-    loss: Callable[[tuple[Tensor, Tensor]], Tensor]
-    lr: float
+    batches: Sequence[Any]
+    loss: Callable[[Any], Tensor]
+    optimizer_of: Callable[[Iterator[nn.Parameter]], torch.optim.Optimizer]
     clip: float | None = None
 
     def optimizer(self) -> torch.optim.Optimizer:
-        """Plain SGD."""
-        return torch.optim.SGD(self.model.parameters(), self.lr)
+        """A fresh one."""
+        return self.optimizer_of(self.model.parameters())
 
     def backward(self, loss: Tensor) -> None:
         """What stands between the loss and the optimizer's step."""
@@ -74,7 +75,7 @@ def language_model(options: argparse.Namespace, steps: int) -> Callable[[], Task
 
     def make() -> Task:
         model = sizes.model()
-        return Task(model, batches, LanguageModelLoss(model, sizes.batch), OPTIONS.lr, OPTIONS.clip)
+        return Task(model, batches, LanguageModelLoss(model, sizes.batch), partial(torch.optim.SGD, lr=OPTIONS.lr), OPTIONS.clip)
 
     return make
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -14,10 +15,13 @@ from images_throughput import APPLICATION, PRUNED, split_of
 from images_throughput import PLAIN as PLAIN_LOOP
 from images_throughput import race as images_race
 from limbeck.apps.lm.data import Batches, batchify
+from limbeck.apps.translation.hparams import Sizes as TranslationSizes
 from lm_tasks import Sizes, zipf
 from lm_throughput import TOLERANCE, race
 from scheduler_overhead import APPLIED, PLAIN, RENEWED, LanguageModelLoss, Task, measure
 from timing import OwnRandomness, blocks_in_turns, quartiles
+from translation_speed import batches_of as translation_batches
+from translation_speed import race as translation_race
 
 SMALL = Sizes(16, 16, vocabulary=300, batch=4, bptt=8)
 
@@ -38,6 +42,7 @@ def batches(steps: int) -> Batches:
         "schedule_load",
         "scheduler_overhead",
         "thinned_speed",
+        "translation_speed",
     ],
 )
 def test_a_benchmark_says_what_it_asks(root: Path, name: str) -> None:
@@ -69,12 +74,20 @@ def test_every_loop_of_the_overhead_trains(monkeypatch: pytest.MonkeyPatch) -> N
 
     def make() -> Task:
         model = SMALL.model()
-        tasks.append(Task(model, batches(12), LanguageModelLoss(model, SMALL.batch), lr=1.0, clip=0.25))
+        tasks.append(Task(model, batches(12), LanguageModelLoss(model, SMALL.batch), partial(torch.optim.SGD, lr=1.0), clip=0.25))
         return tasks[-1]
 
     assert [row[0] for row in measure(make, rounds=2)] == [PLAIN, APPLIED, RENEWED]
     sparsity = [1 - task.model.encoder.weight.count_nonzero().item() / (300 * 16) for task in tasks]
     assert sparsity == pytest.approx([0, 0.8, 0.8])
+
+
+def test_the_plain_translation_model_is_the_same_one() -> None:
+    sizes = TranslationSizes(width=8, heads=2, encoder_layers=2, decoder_layers=1, ffn=16)
+    data, vocabulary = translation_batches(None, tokens=256, vocabulary=40)
+    times, difference = translation_race(sizes, data, vocabulary, block=1, rounds=1)
+    assert [len(taken) for taken in times.values()] == [1, 1]
+    assert difference < 1e-4
 
 
 def test_loops_that_take_turns_draw_the_same_numbers() -> None:

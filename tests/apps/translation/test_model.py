@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from limbeck.apps.translation.hparams import SIZES, Sizes
 from limbeck.apps.translation.model import Attention, DecoderLayer, EncoderLayer, Transformer, build_model, neurst_name, sinusoids
 from limbeck.apps.translation.subwords import BOS
+from limbeck.thinning import thin
 
 TINY = Sizes(width=12, heads=3, encoder_layers=2, decoder_layers=2, ffn=20, dropout=0.0)
 SOURCE = torch.tensor([[5, 6, 7, 3], [8, 3, 0, 0]])
@@ -205,3 +206,44 @@ def test_neursts_names() -> None:
         names["encoder.layers.1.ffn.conv1.weight"] == "SequenceToSequence/TransformerEncoder/layer_1/ffn_prepost_wrapper/ffn/conv1/kernel"
     )
     assert names["encoder.norm.weight"] == "SequenceToSequence/TransformerEncoder/output_ln/gamma"
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("crossed", [False, True])
+def test_whole_heads_and_hidden_units_can_be_thinned(crossed: bool) -> None:
+    model = tiny()
+    layer = model.decoder.layers[0] if crossed else model.encoder.layers[0]
+    assert isinstance(layer, EncoderLayer | DecoderLayer)
+    attention = layer.cross_attention if isinstance(layer, DecoderLayer) else layer.self_attention
+    values = attention.kv if crossed else attention.qkv
+    for tensor in (values.weight, values.bias):
+        tensor[-12:-8] = 0  # the first of the three heads' values
+    for tensor in (layer.ffn.conv1.weight, layer.ffn.conv1.bias):
+        tensor[5:8] = 0
+    before = model(SOURCE, TARGET)
+    state = model.start(SOURCE)
+    first, _ = model.step(TARGET[:, 0], state)
+    thin(model, (SOURCE, TARGET))
+    assert attention.output.in_features == 8
+    assert layer.ffn.conv2.in_features == 17
+    torch.testing.assert_close(model(SOURCE, TARGET), before)
+    torch.testing.assert_close(model.step(TARGET[:, 0], model.start(SOURCE))[0], first)
+
+
+@torch.no_grad()
+def test_it_can_be_exported() -> None:
+    model = tiny()
+    program = torch.export.export(model, (SOURCE, TARGET))
+    torch.testing.assert_close(program.module()(SOURCE, TARGET), model(SOURCE, TARGET))
+
+
+@pytest.mark.long
+def test_it_can_be_compiled() -> None:
+    model = tiny(replace(TINY, dropout=0.3)).train()
+    hidden = torch.compile(model.hidden, backend="aot_eager", dynamic=True)
+    model.eval()
+    torch.testing.assert_close(hidden(SOURCE, TARGET), model.hidden(SOURCE, TARGET))
+    torch.testing.assert_close(hidden(SOURCE[:, :3], TARGET[:, :2]), model.hidden(SOURCE[:, :3], TARGET[:, :2]))
+    model.train()
+    hidden(SOURCE, TARGET).sum().backward()
+    assert all(parameter.grad is not None for parameter in model.parameters())

@@ -61,6 +61,11 @@ class Attention(nn.Module):
             self.qkv = nn.Linear(width, 3 * width)
         self.output = nn.Linear(width, width)
 
+    @property
+    def heads(self) -> int:
+        """How many there are."""
+        return int(self.output.in_features // self.head_width)
+
     def split(self, packed: Tensor, parts: int) -> tuple[Tensor, ...]:
         """``[rows, tokens, parts * width]`` to ``parts`` of ``[rows, heads, tokens, width / heads]``; the number of heads is the tensor's."""
         rows, tokens, _ = packed.shape
@@ -223,9 +228,13 @@ class Transformer(nn.Module):
     def start(self, source: Tensor) -> State:
         """What decoding begins with, for source sentences ``[batch, source]``."""
         memory, mask = self.encode(source)
-        looks = [layer.look(memory) for layer in self.decoder.layers if isinstance(layer, DecoderLayer)]
-        empty = [KeysValues(look.keys[:, :, :0], look.values[:, :, :0]) for look in looks]
-        return State(empty, looks, mask)
+        layers = [layer for layer in self.decoder.layers if isinstance(layer, DecoderLayer)]
+        looks = [layer.look(memory) for layer in layers]
+        empty = [
+            look.keys.new_empty(len(source), layer.self_attention.heads, 0, look.keys.shape[3])
+            for layer, look in zip(layers, looks, strict=True)
+        ]
+        return State([KeysValues(none, none) for none in empty], looks, mask)
 
     def step(self, tokens: Tensor, state: State) -> tuple[Tensor, State]:
         """The logits ``[rows, vocabulary]`` after one more token of each row ``[rows]``, and the state then; rows may be a multiple of the sentences."""

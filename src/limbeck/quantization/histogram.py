@@ -9,11 +9,12 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any
+from typing import Annotated, Any, ClassVar
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from pydantic import BeforeValidator, ConfigDict, Field
 from torch import Tensor
 
 BINS = 2048
@@ -24,6 +25,14 @@ Counts = NDArray[np.int64]
 Sums = NDArray[np.float64]
 
 
+def _apart(text: Any) -> Any:
+    """``(256, 3, 32, 32)`` and ``4 0 17``, as files hold shapes and counts, taken apart."""
+    return text.strip("()[] ").replace(",", " ").split() if isinstance(text, str) else text
+
+
+WholeNumbers = Annotated[tuple[Annotated[int, Field(ge=0)], ...], BeforeValidator(_apart)]
+
+
 @dataclass(frozen=True)
 class Histogram:
     """``counts[i]`` values lie in ``[(first + i) * width, (first + i + 1) * width)``; ``width`` is a power of two.
@@ -32,9 +41,11 @@ class Histogram:
     Histogram(width=0.5, first=-2, counts=(1, 0, 1, 0, 0, 2))
     """
 
-    width: float
+    __pydantic_config__: ClassVar[ConfigDict] = ConfigDict(extra="forbid")
+
+    width: Annotated[float, Field(gt=0, allow_inf_nan=False)]
     first: int
-    counts: tuple[int, ...]
+    counts: WholeNumbers
 
     @classmethod
     def of(cls, values: Tensor, bins: int = BINS) -> Histogram:

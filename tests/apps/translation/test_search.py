@@ -7,12 +7,10 @@ import math
 
 import pytest
 import torch
-from hypothesis import given
-from hypothesis import strategies as st
 
 from limbeck.apps.translation.hparams import Sizes
 from limbeck.apps.translation.model import Transformer, build_model
-from limbeck.apps.translation.search import highest, penalty, translate
+from limbeck.apps.translation.search import translate
 from limbeck.apps.translation.subwords import BOS, EOS
 
 SIZES = Sizes(width=8, heads=2, encoder_layers=1, decoder_layers=1, ffn=8, dropout=0.0)
@@ -87,22 +85,14 @@ def test_the_model_goes_back_to_training() -> None:
     assert model.training
 
 
-@pytest.mark.parametrize(("beam", "length", "message"), [(0, None, "beam_size is a number"), (1, 0, "a translation of at most 0 tokens")])
-def test_wrong_sizes_are_named(beam: int, length: int | None, message: str) -> None:
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        ({"beam": 0}, "beam_size is a number of hypotheses from 1 on, not 0"),
+        ({"length_penalty": -0.5}, "length_penalty is a power from 0 on, not -0.5"),
+        ({"max_length": 0}, "a translation of at most 0 tokens is none"),
+    ],
+)
+def test_wrong_sizes_are_named(wrong: dict[str, int], message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        translate(sharp(0, 9), SOURCE, beam=beam, max_length=length)
-
-
-def test_penalty_by_hand() -> None:
-    assert float(penalty(1, 0.6)) == 1
-    assert float(penalty(13, 0.6)) == pytest.approx(3**0.6)
-
-
-@given(width=st.integers(1, 700), count=st.integers(1, 8), seed=st.integers(0, 99))
-def test_highest_is_topk(width: int, count: int, seed: int) -> None:
-    scores = torch.randperm(3 * width, generator=torch.Generator().manual_seed(seed)).view(3, width).float()
-    count = min(count, width)
-    values, places = highest(scores, count)
-    expected = scores.topk(count, 1)
-    assert values.equal(expected.values)
-    assert places.equal(expected.indices)
+        translate(sharp(0, 9), SOURCE, **wrong)

@@ -13,8 +13,6 @@ from limbeck.apps.translation.subwords import BOS, EOS, PAD
 
 LONGER = 50
 """Tokens that a translation may have more than its source, as in Tensor2Tensor."""
-CHUNK = 64
-"""Scores of which the highest alone is compared at first."""
 
 
 def translate(
@@ -33,10 +31,12 @@ def translate(
     >>> [len(tokens) <= 5 for tokens in translate(model, torch.tensor([[5, 6, 3], [7, 3, 0]]), max_length=5)]
     [True, True]
 
-    Raises ``ValueError`` for a beam or a length that is too small.
+    Raises ``ValueError`` for a beam, a penalty or a length that is too small.
     """
     if beam < 1:
         raise ValueError(f"beam_size is a number of hypotheses from 1 on, not {beam}")
+    if length_penalty < 0:
+        raise ValueError(f"length_penalty is a power from 0 on, not {length_penalty}")
     if max_length is not None and max_length < 1:
         raise ValueError(f"a translation of at most {max_length} tokens is none; give a length from 1 on")
     training = model.training
@@ -46,15 +46,6 @@ def translate(
             return _search(model, source_ids, beam, length_penalty, max_length)
     finally:
         model.train(training)
-
-
-def penalty(length: Tensor | int, alpha: float) -> Tensor:
-    """``((5 + length) / 6) ** alpha``: by what the log probability of so many tokens is divided.
-
-    >>> penalty(torch.tensor([1, 7]), 0.5)
-    tensor([1.0000, 1.4142])
-    """
-    return ((5 + torch.as_tensor(length)) / 6) ** alpha
 
 
 @dataclass
@@ -110,13 +101,13 @@ def _search(model: Transformer, source: Tensor, beam: int, alpha: float, max_len
         logits, left.state = model.step(left.tokens[:, :, -1].flatten(), left.state)
         scores, tokens, parents = _candidates(left, logits.float(), length)
         ends = (tokens == EOS) & (torch.arange(scores.shape[1], device=scores.device) < beam) & (scores > -math.inf)
-        _finish(left, found, scores.where(ends, -math.inf) / penalty(length, alpha), parents)
+        _finish(left, found, scores.where(ends, -math.inf) / ((5 + length) / 6) ** alpha, parents)
         left.finished += ends.sum(1)
         scores, order = scores.masked_fill(tokens == EOS, -math.inf).topk(beam, 1)
         parents, tokens = parents.gather(1, order), tokens.gather(1, order)
         history = left.tokens.gather(1, parents[:, :, None].expand(-1, -1, length))
         left.tokens, left.scores = torch.cat((history, tokens[:, :, None]), 2), scores
-        reach = scores[:, 0] / torch.maximum(penalty(length + 1, alpha), penalty(left.limits + 1, alpha))
+        reach = scores[:, 0] / ((5 + left.limits + 1) / 6) ** alpha  # scores only fall, and the longest are divided by most
         goes_on = (left.finished < beam) & (reach > left.best)
         left.keep(goes_on.nonzero()[:, 0], parents)
     return found
@@ -132,28 +123,9 @@ def _candidates(left: _Open, logits: Tensor, length: int) -> tuple[Tensor, Tenso
         ends = logits[rows, EOS]
         logits[rows] = -math.inf
         logits[rows, EOS] = ends
-    values, tokens = highest(logits, min(2 * beam, logits.shape[1]))
+    values, tokens = logits.topk(min(2 * beam, logits.shape[1]), 1)
     scores, order = (values + logs).view(sentences, -1).topk(min(2 * beam, beam * values.shape[1]), 1)
     return scores, tokens.view(sentences, -1).gather(1, order), order // values.shape[1]
-
-
-def highest(scores: Tensor, count: int) -> tuple[Tensor, Tensor]:
-    """The ``count`` highest of each row ``[rows, scores]`` and their places, as ``topk`` has them, up to ties.
-
-    Only chunks of high maximum are looked into, which a processor does several times faster.
-    """
-    rows, width = scores.shape
-    chunks = width // CHUNK
-    if chunks <= 2 * count:
-        return torch.topk(scores, count, 1)
-    body = scores[:, : chunks * CHUNK].view(rows, chunks, CHUNK)
-    picked = body.amax(2).topk(count, 1).indices
-    inner = body.gather(1, picked[:, :, None].expand(-1, -1, CHUNK)).view(rows, -1)
-    places = (picked[:, :, None] * CHUNK + torch.arange(CHUNK, device=scores.device)).view(rows, -1)
-    inner = torch.cat((inner, scores[:, chunks * CHUNK :]), 1)
-    places = torch.cat((places, torch.arange(chunks * CHUNK, width, device=scores.device).expand(rows, -1)), 1)
-    values, order = inner.topk(count, 1)
-    return values, places.gather(1, order)
 
 
 def _finish(left: _Open, found: list[list[int]], scores: Tensor, parents: Tensor) -> None:

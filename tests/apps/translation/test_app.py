@@ -169,3 +169,16 @@ def test_patience_ends_a_run(folder: Path, tmp_path: Path, monkeypatch: pytest.M
     record = json.loads((tmp_path / "run" / "run.json").read_text())
     assert (record["finished"], record["steps"], record["best_step"], record["best_bleu"]) == (True, 10, 6, 3.0)
     assert [path.name for path in (tmp_path / "run" / "best").iterdir()] == ["ckpt-6"]
+
+
+@pytest.mark.long
+def test_the_embedded_task_is_learnt_and_pruned(tmp_path: Path) -> None:
+    """The defaults, in fewer steps, with half of the attention's and feed-forward's weights gone halfway."""
+    line = "translate train --train_steps 600 --eval_steps 200 --target_sparsity 0.5 --end_pruning_step 300 --pruning_frequency 50"
+    result = invoke(f"{line} --beam_size 1 --save {tmp_path}/run")
+    assert result.exit_code == 0, result.output
+    record = json.loads((tmp_path / "run" / "run.json").read_text())
+    assert record["tests"]["test"]["bleu"] > 60
+    assert record["averaged_steps"] == [400, 600]
+    pruned = [row for row in rows_of(tmp_path / "run" / "pruning.csv") if row["Pruned"] == "True"]
+    assert {row["Sparsity (%)"] for row in pruned} == {"50.0"}

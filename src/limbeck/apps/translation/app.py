@@ -18,21 +18,16 @@ from limbeck.apps.translation.batches import Examples
 from limbeck.apps.translation.data import VALID, Corpus, Pairs, load_pairs
 from limbeck.apps.translation.keep import bring
 from limbeck.apps.translation.options import FIXED, TrainOptions
-from limbeck.apps.translation.session import (
+from limbeck.apps.translation.prepare import (
     APPLICATION,
-    Trained,
     corpus_of_run,
     examples_of,
-    load_trained,
-    network,
     prepared,
-    resume,
     saved_vocabularies,
-    schedule_of,
-    start,
     training_cycles,
     training_examples,
 )
+from limbeck.apps.translation.session import Trained, load_trained, network, resume, schedule_of, start
 from limbeck.apps.translation.track import COLUMNS
 from limbeck.apps.translation.train import train
 from limbeck.apps.translation.validate import Decoding, translations, validate

@@ -15,7 +15,8 @@ from limbeck.apps.log import RunLog, describe, metric_columns
 from limbeck.apps.loop import Interrupt
 from limbeck.apps.progress import Progress
 from limbeck.apps.record import Recorder, Reports, Running
-from limbeck.apps.translation.session import APPLICATION, Session
+from limbeck.apps.translation.prepare import APPLICATION
+from limbeck.apps.translation.session import Session
 from limbeck.apps.translation.validate import Validation, perplexity
 
 COLUMNS = metric_columns(["perplexity", "bleu", "tokenised_bleu"], "tokens_per_second")

@@ -19,8 +19,9 @@ from limbeck.apps.run import autocast
 from limbeck.apps.translation.batches import Batch
 from limbeck.apps.translation.keep import decoding, validate_and_keep
 from limbeck.apps.translation.loss import Losses, translation_loss
+from limbeck.apps.translation.prepare import examples_of
 from limbeck.apps.translation.pruning import pruning_table, report
-from limbeck.apps.translation.session import Session, examples_of, load_trained
+from limbeck.apps.translation.session import Session, load_trained
 from limbeck.apps.translation.subwords import PAD
 from limbeck.apps.translation.track import AVERAGE, Tracker
 from limbeck.apps.translation.validate import validate

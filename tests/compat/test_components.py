@@ -116,8 +116,8 @@ def test_wrong_arguments_are_told_as_in_a_file(make: Any, message: str) -> None:
 
 @pytest.mark.parametrize("module", [distiller, distiller.pruning, distiller.regularization])
 def test_a_name_that_is_not_there_is_told(module: Any) -> None:
-    with pytest.raises(AttributeError, match="DistillerLSTM"):
-        _ = module.DistillerLSTM
+    with pytest.raises(AttributeError, match="SummaryGraph"):
+        _ = module.SummaryGraph
     with pytest.raises(AttributeError, match=r"did you mean '(SensitivityPruner|L1Regularizer)'"):
         _ = module.SensitivtyPruner if module is not distiller.regularization else module.L1Regularzer
 

@@ -18,6 +18,7 @@ from limbeck.apps.lm.data import Batches, batchify
 from limbeck.apps.translation.hparams import Sizes as TranslationSizes
 from lm_tasks import Sizes, zipf
 from lm_throughput import TOLERANCE, race
+from modular_lstm import KINDS, PASSES, pair
 from scheduler_overhead import APPLIED, PLAIN, RENEWED, LanguageModelLoss, Task, measure
 from timing import OwnRandomness, blocks_in_turns, quartiles
 from translation_speed import batches_of as translation_batches
@@ -39,6 +40,7 @@ def batches(steps: int) -> Batches:
         "images_throughput",
         "lm_throughput",
         "mask_renewal",
+        "modular_lstm",
         "schedule_load",
         "scheduler_overhead",
         "thinned_speed",
@@ -59,6 +61,14 @@ def test_the_application_trains_the_textbooks_model(tied: bool) -> None:
     assert [len(taken) for taken in times.values()] == [3, 3]
     assert difference < TOLERANCE
     assert last < 5.7  # nats; log(300), without having learnt anything
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_torch_s_recurrent_modules_and_the_modular_ones_hold_the_same_weights(kind: str) -> None:
+    modules = pair(kind, units=4, layers=2, bidirectional=True, device="cpu")
+    x = torch.randn(3, 2, 4)
+    results = {name: [run(module, x) for run in PASSES.values()] for name, module in modules.items()}
+    torch.testing.assert_close(results["modular"], results["torch"], rtol=0, atol=1e-6)
 
 
 def test_every_loop_of_the_classifiers_trains_and_one_prunes() -> None:

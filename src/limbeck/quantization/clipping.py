@@ -45,6 +45,9 @@ class Grid:
     half_range: bool = False
     n_stds: float | None = None
 
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "mode", Mode(self.mode))  # by any of its names
+
 
 class Observed(Protocol):
     """What may be known of a tensor, for each of its groups; what is not known raises ``ValueError`` when it is asked for."""

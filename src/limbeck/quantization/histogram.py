@@ -101,7 +101,7 @@ class Running:
         if not math.isfinite(largest):
             raise ValueError("values that are NaN or infinite have no place in a histogram; look where they come from")
         self._coarsen(max(_FINEST, math.frexp(largest)[1] - self._bins.bit_length() + 1) if largest else _FINEST)
-        places = torch.floor(values * 2.0**-self._exponent).to(torch.int64).add_(self._bins)
+        places = (values * 2.0**-self._exponent).floor_().to(torch.int64).add_(self._bins)
         self._counts += torch.bincount(places, minlength=2 * self._bins).cpu().numpy()
         self._sums += torch.bincount(places, values.double(), minlength=2 * self._bins).cpu().numpy()
 

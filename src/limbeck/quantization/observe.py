@@ -18,8 +18,8 @@ from limbeck.names import canonical, unwrap
 from limbeck.quantization.histogram import BINS, Running
 from limbeck.quantization.stats import LayerStats, Stats, TensorStats
 
-_HELD = 1 << 18
-"""Elements that wait to be counted together: many small tensors, as those of a recurrent cell, cost no more than one large one."""
+_HELD = 1 << 16
+"""Elements that are counted together: many small tensors, as those of a recurrent cell, cost no more than a large one, and a large one stays in cache."""
 
 
 class Tally:
@@ -67,20 +67,25 @@ class Tally:
         """Count what waits; raises ``ValueError`` for NaN and infinity."""
         if not self._waiting:
             return
-        rows = torch.cat(self._waiting)
+        rows = torch.cat(self._waiting) if len(self._waiting) > 1 else self._waiting[0]
         self._waiting, self._held = [], 0
+        for part in torch.split(rows, max(1, _HELD // rows.shape[1])):
+            self._count_rows(part)
+
+    def _count_rows(self, rows: Tensor) -> None:
         self._running.add(rows)
-        lowest, highest = (extreme.double() for extreme in rows.aminmax(dim=1))
+        lowest, highest = rows.amin(1), rows.amax(1)
         self._min, self._max = min(self._min, float(lowest.min())), max(self._max, float(highest.max()))
         self._samples += len(rows)
-        self._lowest += float(lowest.sum())
-        self._highest += float(highest.sum())
-        variance, mean = torch.var_mean(rows.double(), correction=0)
-        new, before = rows.numel(), self._count
-        shift = float(mean) - self._mean
+        self._lowest += float(lowest.sum(dtype=torch.float64))
+        self._highest += float(highest.sum(dtype=torch.float64))
+        values = rows.double().reshape(-1)
+        new, before, mean = len(values), self._count, float(values.mean())
+        shift = mean - self._mean
+        values.sub_(mean)  # in place even where these are the rows themselves: nothing reads them any more
         self._count = before + new
         self._mean += shift * new / self._count
-        self._squares += float(variance) * new + shift**2 * before * new / self._count
+        self._squares += float(values.dot(values)) + shift**2 * before * new / self._count
 
     def stats(self) -> TensorStats:
         """What was seen so far."""

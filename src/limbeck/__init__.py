@@ -40,6 +40,7 @@ if TYPE_CHECKING:
     from limbeck.pruning.criteria import Units
     from limbeck.pruning.tfmot import TFMOT
     from limbeck.pruning.translated import NeurST
+    from limbeck.quantization import Stats, collect_stats
     from limbeck.ramps import Ramp
     from limbeck.regularization import Regularize, Regularizer
     from limbeck.scheduler import Scheduler
@@ -71,6 +72,7 @@ _HOMES = {
     "limbeck.pruning.criteria": ("Units",),
     "limbeck.pruning.tfmot": ("TFMOT",),
     "limbeck.pruning.translated": ("NeurST",),
+    "limbeck.quantization": ("Stats", "collect_stats"),
     "limbeck.regularization": ("Regularize", "Regularizer"),
     "limbeck.scheduler": ("Scheduler",),
     "limbeck.ramps": ("Ramp",),
@@ -113,6 +115,7 @@ __all__ = [
     "Scheduler",
     "Site",
     "State",
+    "Stats",
     "TargetError",
     "Thin",
     "Tile",
@@ -120,6 +123,7 @@ __all__ = [
     "Window",
     "attach",
     "check_file",
+    "collect_stats",
     "load_schedule",
     "load_thinned",
     "plan",

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from limbeck.quantization import clipping as table
 from limbeck.quantization.affine import Mode, fake_quantize, integers, qparams
-from limbeck.quantization.clipping import CLIPPINGS, Grid, OfTensor, clipping
+from limbeck.quantization.clipping import CLIPPINGS, Grid, OfTensor, named_clipping
 from limbeck.quantization.histogram import Histogram
 from limbeck.quantization.thresholds import least_divergence, least_error
 from limbeck.tile import FILTERS, TENSOR, Tile
@@ -41,13 +41,13 @@ B, STD = 20 / 6, math.sqrt(98 / 5)
     ],
 )
 def test_ranges_by_hand(name: str, grid: Grid, low: float, high: float) -> None:
-    found = clipping(name)(OfTensor(BATCH), grid)
+    found = named_clipping(name)(OfTensor(BATCH), grid)
     assert [bound.item() for bound in found] == pytest.approx([low, high], rel=1e-6)
 
 
 def test_a_range_of_aciq_may_begin_above_the_lowest_value() -> None:
     outlier = torch.cat([torch.full((1, 1), -100.0), torch.ones(1, 999)], 1)  # mean 0.899, b 2 * 0.999 * 0.101
-    low, _ = clipping("laplace")(OfTensor(outlier), Grid(bits=2, mode=ASYMMETRIC))
+    low, _ = named_clipping("laplace")(OfTensor(outlier), Grid(bits=2, mode=ASYMMETRIC))
     assert low.item() == pytest.approx(0.899 - 2.83 * 2 * 0.999 * 0.101, rel=1e-4)
 
 
@@ -113,10 +113,10 @@ def test_the_least_divergence_is_the_least(counts: list[int], levels: int) -> No
 def test_kl_cuts_outliers_off() -> None:
     values = torch.cat([torch.randn(20000), torch.tensor([60.0])])
     for mode, low in ((Mode.SYMMETRIC, None), (ASYMMETRIC, values.min().item())):
-        found = [bound.item() for bound in clipping("kl")(OfTensor(values), Grid(mode=mode))]
+        found = [bound.item() for bound in named_clipping("kl")(OfTensor(values), Grid(mode=mode))]
         assert 2 < found[1] < 10
         assert found[0] == (-found[1] if low is None else max(low, -found[1]))
-    assert clipping("kl")(OfTensor(values), Grid(bits=16))[1].item() == 60.0  # more levels than bins
+    assert named_clipping("kl")(OfTensor(values), Grid(bits=16))[1].item() == 60.0  # more levels than bins
 
 
 def error(values: Tensor, low: float, high: float, grid: Grid, power: int) -> float:
@@ -130,7 +130,7 @@ def error(values: Tensor, low: float, high: float, grid: Grid, power: int) -> fl
 )
 def test_norms_find_what_an_exhaustive_search_finds(name: str, power: int, mode: Mode) -> None:
     values, grid = torch.distributions.Laplace(0.3, 1.0).sample((1, 500)), Grid(bits=3, mode=mode)
-    low, high = (bound.item() for bound in clipping(name)(OfTensor(values), grid))
+    low, high = (bound.item() for bound in named_clipping(name)(OfTensor(values), grid))
     largest = values.abs().max().item()
     if mode.is_symmetric:
         least = min(error(values, -largest * part / 128, largest * part / 128, grid, power) for part in range(2, 129, 3))
@@ -157,7 +157,7 @@ def test_each_group_is_searched_as_if_it_were_alone(mode: Mode, bits: int, power
 
 def test_a_large_tensor_is_searched_by_its_histogram() -> None:
     values, grid = torch.randn(1, 70000), Grid(bits=4)
-    by_histogram = clipping("mse")(OfTensor(values), grid)[1].item()
+    by_histogram = named_clipping("mse")(OfTensor(values), grid)[1].item()
     directly = least_error(values, None, (values.amin(1), values.amax(1)), (4, Mode.SYMMETRIC), 2)[1].item()
     assert by_histogram == pytest.approx(directly, rel=0.02)
     # the best clipping of a normal density in 16 equal steps that reach to both ends: ACIQ's 2.55 for 4 bits
@@ -183,13 +183,13 @@ def test_every_clipping_gives_every_group_a_range(name: str, mode: Mode, tile: T
 def test_faults_are_named() -> None:
     seen = OfTensor(BATCH)
     with pytest.raises(ValueError, match=r"no clipping is named 'laplac'; did you mean 'laplace'\?"):
-        clipping("laplac")
+        named_clipping("laplac")
     with pytest.raises(ValueError, match="no clipping is named 'x'; there are none, avg, n_std"):
-        clipping("x")
+        named_clipping("x")
     with pytest.raises(ValueError, match="'n_std' with n_stds=None; give the number of standard deviations to keep"):
-        clipping("n_std")(seen, Grid())
+        named_clipping("n_std")(seen, Grid())
     with pytest.raises(ValueError, match="known for 1 to 8 bits, not 9; take 'mse' or 'none'"):
-        clipping("gauss")(seen, Grid(bits=9))
+        named_clipping("gauss")(seen, Grid(bits=9))
     with pytest.raises(ValueError, match="no elements, and so no range"):
         OfTensor(BATCH[:0])
     with pytest.raises(ValueError, match="NaN or infinite have no place in a histogram"):

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from limbeck.errors import QuantizationError
-from limbeck.quantization.clipping import CLIPPINGS, Grid, clipping
+from limbeck.quantization.clipping import CLIPPINGS, Grid, named_clipping
 from limbeck.quantization.histogram import Histogram
 from limbeck.quantization.stats import LayerStats, Stats, TensorStats
 
@@ -110,12 +110,12 @@ def test_a_layer_without_statistics_is_named() -> None:
 
 def test_a_clipping_names_what_the_statistics_lack() -> None:
     bare = TensorStats(-1.0, 2.0).observed("the output of 'fc'")
-    assert [bound.item() for bound in clipping("none")(bare, Grid())] == [-1.0, 2.0]
+    assert [bound.item() for bound in named_clipping("none")(bare, Grid())] == [-1.0, 2.0]
     for name in CLIPPINGS.keys() - {"none"}:
         with pytest.raises(
             QuantizationError, match=r"the statistics of the output of 'fc' have no '?(avg_min|avg_max|mean|std|b|histogram)"
         ):
-            clipping(name)(bare, Grid(n_stds=1.0))
+            named_clipping(name)(bare, Grid(n_stds=1.0))
 
 
 def test_clippings_of_statistics_by_hand() -> None:
@@ -126,4 +126,4 @@ def test_clippings_of_statistics_by_hand() -> None:
         "avg": (-1.5, 7.0), "n_std": (-2.0, 10.0), "laplace": (-1.5, -1.5 + 2 * 5.03 * 3), "gauss": (-1.5, -1.5 + 2 * 2.55 * 4)
     }  # fmt: skip
     for name, bounds in expected.items():
-        assert [bound.item() for bound in clipping(name)(seen, asymmetric)] == pytest.approx(bounds)
+        assert [bound.item() for bound in named_clipping(name)(seen, asymmetric)] == pytest.approx(bounds)

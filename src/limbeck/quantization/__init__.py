@@ -1,1 +1,41 @@
 """Numbers of few bits: the arithmetic, the ranges that are clipped to, and the statistics that they come from."""
+
+from limbeck.quantization.affine import (
+    Mode,
+    QParams,
+    as_multiplier_and_shift,
+    dequantize,
+    fake_quantize,
+    integers,
+    qparams,
+    quantize,
+    ranges,
+)
+from limbeck.quantization.clipping import CLIPPINGS, Clipping, Grid, Observed, OfTensor, named_clipping
+from limbeck.quantization.histogram import Histogram
+from limbeck.quantization.observe import Collector, collect_stats
+from limbeck.quantization.stats import LayerStats, Stats, TensorStats
+
+__all__ = [
+    "CLIPPINGS",
+    "Clipping",
+    "Collector",
+    "Grid",
+    "Histogram",
+    "LayerStats",
+    "Mode",
+    "Observed",
+    "OfTensor",
+    "QParams",
+    "Stats",
+    "TensorStats",
+    "as_multiplier_and_shift",
+    "collect_stats",
+    "dequantize",
+    "fake_quantize",
+    "integers",
+    "named_clipping",
+    "qparams",
+    "quantize",
+    "ranges",
+]

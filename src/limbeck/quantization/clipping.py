@@ -286,10 +286,10 @@ CLIPPINGS: Mapping[str, Clipping] = {
 """By the names of options and files; Distiller's are the first five, in capitals. ``mse`` and ``l2`` are one."""
 
 
-def clipping(name: str) -> Clipping:
+def named_clipping(name: str) -> Clipping:
     """The clipping of a name, in letters of either size.
 
-    >>> clipping("LAPLACE") is laplace
+    >>> named_clipping("LAPLACE") is laplace
     True
 
     Raises ``ValueError`` for a name that is none.

@@ -49,8 +49,8 @@ class TensorStats:
     def observed(self, name: str = "this tensor") -> OfStats:
         """The same as a clipping takes it; ``name`` is for its messages.
 
-        >>> from limbeck.quantization.clipping import Grid, clipping
-        >>> clipping("laplace")(TensorStats(-1.0, 4.0, mean=1.0, b=0.5).observed(), Grid(bits=4))         # 1 + 5.03 * 0.5
+        >>> from limbeck.quantization.clipping import Grid, named_clipping
+        >>> named_clipping("laplace")(TensorStats(-1.0, 4.0, mean=1.0, b=0.5).observed(), Grid(bits=4))         # 1 + 5.03 * 0.5
         (tensor(-3.5150), tensor(3.5150))
         """
         return OfStats(self, name)

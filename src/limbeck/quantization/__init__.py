@@ -13,7 +13,9 @@ from limbeck.quantization.affine import (
 )
 from limbeck.quantization.clipping import CLIPPINGS, Clipping, Grid, Observed, OfTensor, named_clipping
 from limbeck.quantization.histogram import Histogram
+from limbeck.quantization.models import modular, modular_names, renamed, unmodular
 from limbeck.quantization.observe import Collector, collect_stats
+from limbeck.quantization.recurrent import Layout, ModularRecurrent
 from limbeck.quantization.stats import LayerStats, Stats, TensorStats
 
 __all__ = [
@@ -23,7 +25,9 @@ __all__ = [
     "Grid",
     "Histogram",
     "LayerStats",
+    "Layout",
     "Mode",
+    "ModularRecurrent",
     "Observed",
     "OfTensor",
     "QParams",
@@ -34,8 +38,12 @@ __all__ = [
     "dequantize",
     "fake_quantize",
     "integers",
+    "modular",
+    "modular_names",
     "named_clipping",
     "qparams",
     "quantize",
     "ranges",
+    "renamed",
+    "unmodular",
 ]

@@ -31,7 +31,7 @@ from limbeck.quantization.eltwise import (
     Split,
     Stack,
 )
-from limbeck.quantization.modular import RECURRENT, modular
+from limbeck.quantization.models import RECURRENT, modular
 from limbeck.quantization.recurrent import Layout, ModularRecurrent
 
 __all__ = [

@@ -14,7 +14,8 @@ from limbeck.errors import QuantizationError
 from limbeck.graph.capture import capture
 from limbeck.names import named_parameters
 from limbeck.pruning import Prune, level_pruner
-from limbeck.quantization.modular import modular, modular_names, renamed, unmodular
+from limbeck.quantization.models import modular, modular_names, renamed, unmodular
+from limbeck.quantization.observe import collect_stats
 from limbeck.quantization.recurrent import ModularRecurrent
 from limbeck.scheduler import Scheduler
 from limbeck.schedules import Window
@@ -65,6 +66,34 @@ def test_every_recurrent_module_is_replaced_and_one_in_two_places_once() -> None
     unmodular(model)
     assert repr(model) == before
     assert all(parameter is reference[name] for name, parameter in model.named_parameters())
+
+
+class StepByStep(nn.Module):
+    """A cell that is called whole, step after step."""
+
+    def __init__(self, cell: nn.Module) -> None:
+        super().__init__()
+        self.cell = cell
+
+    def forward(self, x: Tensor) -> None:
+        state = None
+        for step in x:
+            state = self.cell(step, state)
+
+
+def test_statistics_of_all_steps_at_once_are_those_of_the_steps() -> None:
+    """``fc_gate_x`` runs once for a sequence; what a calibration gets to see does not depend on that."""
+    model = modular(nn.Sequential(nn.LSTM(4, 4))).eval()
+    x = torch.randn(5, 3, 4)
+    with collect_stats(model) as at_once:
+        model(x)
+    steps = StepByStep(model.get_submodule("0.cells.0")).eval()
+    with collect_stats(steps) as by_step:
+        steps(x)
+    for part in ("fc_gate_x", "fc_gate_h", "act_f", "eltwiseadd_cell"):
+        mine, its = at_once.stats[f"0.cells.0.{part}"].output, by_step.stats[f"cell.{part}"].output
+        for number in ("min", "max", "avg_min", "avg_max", "mean", "std", "b"):
+            assert getattr(mine, number) == pytest.approx(getattr(its, number), rel=1e-5)
 
 
 @pytest.mark.long

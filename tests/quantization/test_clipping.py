@@ -98,6 +98,7 @@ def test_the_example_of_the_slides() -> None:
 
 
 @given(counts=st.lists(st.sampled_from([0, 0, 1, 2, 5, 30, 400]), max_size=40), levels=st.integers(1, 8))
+@settings(max_examples=50)
 def test_the_least_divergence_is_the_least(counts: list[int], levels: int) -> None:
     found = least_divergence(np.array(counts, dtype=np.int64), levels)
     used = max((place + 1 for place, count in enumerate(counts) if count), default=0)
@@ -106,7 +107,8 @@ def test_the_least_divergence_is_the_least(counts: list[int], levels: int) -> No
     if used <= levels:
         assert kept == used
     else:
-        each = {number: divergence_of_the_slides(counts[:used], number, levels) for number in range(levels, used + 1)}
+        numbers = [number for number in range(levels, used + 1) if 2 * sum(counts[:number]) >= sum(counts)]
+        each = {number: divergence_of_the_slides(counts[:used], number, levels) for number in numbers}
         assert each[kept] == pytest.approx(min(each.values()), abs=1e-9)
 
 
@@ -116,6 +118,8 @@ def test_kl_cuts_outliers_off() -> None:
         found = [bound.item() for bound in named_clipping("kl")(OfTensor(values), Grid(mode=mode))]
         assert 2 < found[1] < 10
         assert found[0] == (-found[1] if low is None else max(low, -found[1]))
+    gates = torch.linspace(0.2, 0.9, 5000)  # as behind a sigmoid: nothing near 0
+    assert named_clipping("kl")(OfTensor(gates), Grid(mode=Mode.ASYMMETRIC_UNSIGNED))[1].item() > 0.8
     assert named_clipping("kl")(OfTensor(values), Grid(bits=16))[1].item() == 60.0  # more levels than bins
 
 

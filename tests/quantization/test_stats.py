@@ -77,7 +77,7 @@ def test_every_fault_of_a_file_is_named_at_once(tmp_path: Path) -> None:
         "fc.inputs.0: unknown key 'averge_min'; did you mean 'avg_min'?",
         "fc: unknown key 'outputs'; did you mean 'output'?",
         "act: 'inputs' is missing",
-        "act: output: min is 2 and max is 1; the lower one is min",
+        "act.output: min is 2 and max is 1; the lower one is min",
         "conv.inputs.x: 'max' is missing",
         "conv.output: max: Input should be a finite number",
         "conv.output: std: Input should be greater than or equal to 0",

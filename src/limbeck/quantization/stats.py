@@ -152,13 +152,15 @@ def _tree(seen: TensorStats, histograms: bool) -> dict[str, Any]:
 
 def _fault(error: Any) -> str:
     """What pydantic found, with its place and the remedy."""
-    *places, last = error["loc"] or ("the file",)
-    where = "".join(f"{place}: " for place in (".".join(map(str, places)),) if place)
+    *places, last = [str(place) for place in error["loc"]] or ["the file"]
+    if error["type"] == "value_error":
+        return f"{'.'.join((*places, last))}: {error['msg'].removeprefix('Value error, ')}"
+    where = f"{'.'.join(places)}: " if places else ""
     if error["type"] in ("unexpected_keyword_argument", "extra_forbidden"):
-        return f"{where}unknown key '{last}'{did_you_mean(str(last), _KEYS)}"
+        return f"{where}unknown key '{last}'{did_you_mean(last, _KEYS)}"
     if error["type"] == "missing":
         return f"{where}'{last}' is missing"
-    return f"{where}{last}: {error['msg'].removeprefix('Value error, ')}"
+    return f"{where}{last}: {error['msg']}"
 
 
 class OfStats:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
@@ -49,7 +50,8 @@ def schedule_text(steps: Sequence[Step], last_step: int | None, comments: Sequen
     ]
     if not steps:
         raise ScheduleError(f"a run of {last_step} steps never comes to a renewal of masks; let it be longer, or the first renewal earlier")
-    pruners = {NAMES[step.class_name]: {"class": step.class_name, **step.arguments} for step in steps}
+    arguments = [copy.deepcopy(dict(step.arguments)) for step in steps]  # a list that two of them share would be written as an alias
+    pruners = {NAMES[step.class_name]: {"class": step.class_name, **given} for step, given in zip(steps, arguments, strict=True)}
     tree = {"version": 1, "pruners": pruners, "policies": [_policy(step) for step in steps]}
     body = yaml.safe_dump(tree, sort_keys=False, default_flow_style=None, width=1000, allow_unicode=True)
     return "".join(f"# {line}\n" for line in comments) + body.rstrip("\n")

@@ -7,7 +7,9 @@ from limbeck.sensitivity import Row
 
 
 def rows(names: int) -> list[Row]:
-    return [Row(f"layer{name}.conv1.weight", level, 90 - 50 * level, 99.0, level, level) for name in range(names) for level in (0.0, 0.5, 0.9)]
+    return [
+        Row(f"layer{name}.conv1.weight", level, 90 - 50 * level, 99.0, level, level) for name in range(names) for level in (0.0, 0.5, 0.9)
+    ]
 
 
 @pytest.mark.parametrize("names", [1, TOGETHER])

@@ -144,7 +144,9 @@ def test_what_is_no_budget_is_refused(text: str) -> None:
 
 def test_another_models_table_is_refused() -> None:
     with pytest.raises(DataError, match="no weight of this model"):
-        suggest([Row("conv9.weight", 0.0, 90.0, 99.0, 0.3, 0.0)], nn.Linear(2, 2), (torch.zeros(1, 2),), "element", parse_budget("sparsity=0.5"))
+        suggest(
+            [Row("conv9.weight", 0.0, 90.0, 99.0, 0.3, 0.0)], nn.Linear(2, 2), (torch.zeros(1, 2),), "element", parse_budget("sparsity=0.5")
+        )
 
 
 def test_a_level_drops_exactly_its_count() -> None:

@@ -192,7 +192,9 @@ def _read_index(folder: Path) -> dict[str, Any]:
     if not folder.is_dir():
         what = "is a file, not a checkpoint folder" if folder.exists() else "does not exist"
         if folder.suffix in (".safetensors", ".pth", ".pt") and folder.exists():
-            raise CheckpointError(f"{folder} holds weights alone; begin a run with them: train --weights {folder}; or name the run that they are of")
+            raise CheckpointError(
+                f"{folder} holds weights alone; begin a run with them: train --weights {folder}; or name the run that they are of"
+            )
         raise CheckpointError(f"{folder} {what}; name a folder that 'train --save' wrote, such as RUN/last or RUN/best")
     if not path.is_file():
         inside = [name for name in ("last", "best") if is_checkpoint(folder / name)]

@@ -22,7 +22,10 @@ Curve = tuple[list[float], list[float]]
 
 
 def sensitivity_figure(rows: Sequence[Row], title: str) -> Figure:
-    """Top-1 over the fraction of its units that one parameter is without, in the order of the rows. In a frame of its own, a curve has all others in grey behind it."""
+    """Top-1 over the fraction of its units that one parameter is without, in the order of the rows.
+
+    In a frame of its own, a curve has all others in grey behind it.
+    """
     curves: dict[str, Curve] = {}
     for row in sorted(rows, key=lambda row: row.sparsity):
         curves.setdefault(row.parameter, ([], []))

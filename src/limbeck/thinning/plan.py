@@ -14,9 +14,7 @@ from limbeck.recipes import Cut, Recipe
 from limbeck.thinning.sizes import changes
 
 
-def plan(
-    graph: Graph, coupling: Coupling, tensors: Mapping[str, Tensor], leave: Collection[int] = (), training: bool = False
-) -> Recipe:
+def plan(graph: Graph, coupling: Coupling, tensors: Mapping[str, Tensor], leave: Collection[int] = (), training: bool = False) -> Recipe:
     """The recipe that removes every unit that computes, or is read as, nothing.
 
     ``tensors`` says what is zero, by name: a parameter's values, or its mask (bool, True = kept); what is not given is taken to be other than

@@ -204,7 +204,10 @@ def test_early_exits_are_trained_together_and_judged_by_the_last(tmp_path: Path)
         ("--model apps.images.tiny:NUMBER", "which is no function"),
         ("--model apps.images.tiny:failing", "failing raised RuntimeError: no such weights"),
         ("--model apps.images.tiny:broken --epochs 1", "a classifier returns logits [batch, classes]"),
-        ("--model apps.images.tiny:wide", "cannot take images of 1 x 8 x 8 (channels, height, width): mat1 and mat2 shapes cannot be multiplied"),
+        (
+            "--model apps.images.tiny:wide",
+            "cannot take images of 1 x 8 x 8 (channels, height, width): mat1 and mat2 shapes cannot be multiplied",
+        ),
         ("--model apps.images.tiny:few", "tells 3 classes apart, and the images are of 10"),
         ("--model no.such.module:net", "No module named 'no'"),
         ("--data nowhere", "nowhere"),

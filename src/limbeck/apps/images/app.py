@@ -99,7 +99,10 @@ def _told(result: Mapping[str, Any]) -> Iterator[str]:
     )
     yield f"file: {result['bytes']:,} bytes, {result['deflated']:,} deflated"
     if result["latency"]:
-        times = (f"{time['median']:.2f} ms ({time['low']:.2f} to {time['high']:.2f}) a batch of {size}" for size, time in result["latency"].items())
+        times = (
+            f"{time['median']:.2f} ms ({time['low']:.2f} to {time['high']:.2f}) a batch of {size}"
+            for size, time in result["latency"].items()
+        )
         yield f"{', '.join(times)} (medians and quartiles; {result['device']})"
 
 

@@ -94,7 +94,8 @@ def compare(runs: Sequence[Path], out: Path, device: torch.device, latency: bool
     require("matplotlib", "all")
     read = READER.read_all(runs)
     rows = tuple(_rows(read, device, LATENCY_BATCHES if latency else ()))
-    table = Table("Accuracy and cost (NNZ: non-zero weights; kept: NNZ of the dense run's weights; MACs of one image)", COLUMNS, rows, notes=tuple(_notes(rows, read, device)))
+    title = "Accuracy and cost (NNZ: non-zero weights; kept: NNZ of the dense run's weights; MACs of one image)"
+    table = Table(title, COLUMNS, rows, notes=tuple(_notes(rows, read, device)))
     draw: dict[str, tuple[str, Callable[[ComparisonRow], float | None]]] = {
         "top1_size": ("non-zero weights", lambda row: row.nonzeros),
         "top1_macs": ("MACs of an image", lambda row: row.macs),

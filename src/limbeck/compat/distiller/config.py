@@ -28,9 +28,10 @@ def file_config(
 ) -> CompressionScheduler:
     """The scheduler, a new one unless one is given, with the policies of a schedule file.
 
-    ``example_inputs``, which the ancestor has not, are one small batch of what the model takes: filters then fall with their biases and norms, and
-    ``coupling: joint`` has a graph to go by. ``resumed_epoch`` is the last epoch that was finished before. What a learning rate needs to go on comes with the scheduler's
-    ``state_dict``; where only masks are there, it counts from the epoch after, which is warned of.
+    ``example_inputs``, which the ancestor has not, are one small batch of what the model takes: filters then fall with biases and norms, and
+    ``coupling: joint`` has a graph to go by. ``resumed_epoch`` is the last epoch that was finished before.
+    What a learning rate needs to go on comes with the scheduler's ``state_dict``; where only masks are there, it counts from the epoch after,
+    which is warned of.
 
     Raises ``limbeck.ScheduleError`` with all faults of the file, each with its line; nothing is built before that.
     """

@@ -33,6 +33,11 @@ def bounds(draw: st.DrawFn) -> tuple[float, float]:
     return low, high
 
 
+def same_bits(one: Tensor, other: Tensor) -> bool:
+    """Zeros of unlike signs are not the same."""
+    return torch.equal(one.view(torch.int32), other.view(torch.int32))
+
+
 def bits_of(mode: Mode) -> st.SearchStrategy[int]:
     return st.integers(2 if mode is Mode.SYMMETRIC_RESTRICTED else 1, 16)
 
@@ -151,13 +156,22 @@ def test_equal_to_torchs_kernels_to_the_bit(mode: Mode, scale: float) -> None:
     first, last = integers(8, mode)
     offset = 0 if mode.is_symmetric else first + 77
     params = QParams(torch.tensor(scale), torch.tensor(offset, dtype=torch.int32), first, last)
-    assert torch.equal(fake_quantize(x, params), torch.fake_quantize_per_tensor_affine(x, scale, offset, first, last))
+    assert same_bits(fake_quantize(x, params), torch.fake_quantize_per_tensor_affine(x, scale, offset, first, last))
     if mode is not Mode.SYMMETRIC_RESTRICTED:  # torch's quantized types hold their whole range
         dtype = torch.quint8 if mode is Mode.ASYMMETRIC_UNSIGNED else torch.qint8
         clear = x[((x / scale) % 1 - 0.5).abs() > 1e-3].clamp(-1e6, 1e6)  # of halves see below
         theirs, ours = torch.quantize_per_tensor(clear, scale, offset, dtype), quantize(clear, params)
-        assert torch.equal(ours, theirs.int_repr().float())
-        assert torch.equal(dequantize(ours, params), theirs.dequantize())
+        assert same_bits(ours, theirs.int_repr().float())
+        assert same_bits(dequantize(ours, params), theirs.dequantize())
+
+
+@pytest.mark.parametrize("bits", [1, 2, 4, 11, 16])
+@pytest.mark.parametrize("mode", [Mode.SYMMETRIC, Mode.ASYMMETRIC_SIGNED, Mode.ASYMMETRIC_UNSIGNED])
+def test_equal_to_torchs_kernel_at_every_width(mode: Mode, bits: int) -> None:
+    x = torch.randn(500)
+    params = qparams(*(bound.reshape(()) for bound in ranges(x)), bits, mode)
+    theirs = torch.fake_quantize_per_tensor_affine(x, params.scale, params.zero_point, params.low, params.high)
+    assert same_bits(fake_quantize(x, params), theirs)
 
 
 def test_halves_go_to_the_even_step_from_zero() -> None:
@@ -166,7 +180,7 @@ def test_halves_go_to_the_even_step_from_zero() -> None:
     for zero_point in (0, 1, 2):
         params = QParams(torch.tensor(1.0), torch.tensor(zero_point, dtype=torch.int32), -128, 127)
         assert fake_quantize(x, params).tolist() == [2.0, 4.0, -2.0, -4.0]
-        assert torch.equal(fake_quantize(x, params), torch.fake_quantize_per_tensor_affine(x, 1.0, zero_point, -128, 127))
+        assert same_bits(fake_quantize(x, params), torch.fake_quantize_per_tensor_affine(x, 1.0, zero_point, -128, 127))
 
 
 @pytest.mark.filterwarnings("ignore:.*deprecated")
@@ -177,9 +191,9 @@ def test_equal_to_torchs_kernels_for_each_channel(axis: int, shape: tuple[int, .
     for mode, dtype in ((Mode.SYMMETRIC, torch.qint8), (Mode.ASYMMETRIC_UNSIGNED, torch.quint8)):
         params = qparams(*ranges(weight, tile), 8, mode, tile)
         theirs = torch.quantize_per_channel(weight, params.scale, params.zero_point, axis, dtype)
-        assert torch.equal(quantize(weight, params), theirs.int_repr().float())
+        assert same_bits(quantize(weight, params), theirs.int_repr().float())
         faked = torch.fake_quantize_per_channel_affine(weight, params.scale, params.zero_point, axis, params.low, params.high)
-        assert torch.equal(fake_quantize(weight, params), faked)
+        assert same_bits(fake_quantize(weight, params), faked)
 
 
 def test_groups_have_their_own_scales() -> None:

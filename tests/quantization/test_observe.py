@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from limbeck.errors import QuantizationError
-from limbeck.quantization import observe
+from limbeck.quantization import modular, observe
 from limbeck.quantization.histogram import Histogram
 from limbeck.quantization.observe import Tally, collect_stats
 from limbeck.quantization.stats import TensorStats
@@ -126,6 +126,33 @@ def test_every_layer_that_runs_is_seen() -> None:
     ):
         assert found is not None
         assert_close(found, expected(wanted))
+
+
+def test_the_parts_of_a_recurrent_layer_add_up_over_its_steps() -> None:
+    model = modular(nn.Sequential(nn.LSTM(3, 4))).eval()
+    with collect_stats(model) as collected, torch.no_grad():
+        model(torch.randn(7, 2, 3))
+    stats = collected.stats
+    parts = (
+        "fc_gate_x",
+        "fc_gate_h",
+        "eltwiseadd_gate",
+        "act_f",
+        "act_i",
+        "act_g",
+        "act_o",
+        "eltwisemult_cell_forget",
+        "eltwiseadd_cell",
+        "act_h",
+    )
+    for part, width in zip(parts, (16, 16, 16, *[4] * 7), strict=True):
+        output = stats[f"0.cells.0.{part}"].output
+        assert output is not None
+        assert output.histogram is not None
+        assert sum(output.histogram.counts) == 7 * 2 * width
+    gate = stats["0.cells.0.act_f"].output
+    assert gate is not None
+    assert 0 < gate.min < gate.max < 1
 
 
 def test_the_model_is_left_as_it_was() -> None:

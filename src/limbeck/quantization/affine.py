@@ -20,6 +20,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from enum import StrEnum
+from functools import cached_property
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -69,7 +71,17 @@ def integers(bits: int, mode: Mode | str) -> tuple[int, int]:
     return (1 - half if mode is Mode.SYMMETRIC_RESTRICTED else -half), half - 1
 
 
-@dataclass(frozen=True)
+class Spread(NamedTuple):
+    """``1 / scale``, ``scale``, the zero point, and the lowest and the highest integer as counted from it."""
+
+    inverse: Any
+    scale: Any
+    zero_point: Any
+    below: Any
+    above: Any
+
+
+@dataclass(frozen=True, eq=False)
 class QParams:
     """How the groups of a tensor are quantized: ``x ~ (q - zero_point) * scale`` with whole numbers ``low <= q <= high``.
 
@@ -119,6 +131,15 @@ class QParams:
         (tensor(0.), tensor(6.))
         """
         return (self.low - self.zero_point) * self.scale, (self.high - self.zero_point) * self.scale
+
+    @cached_property
+    def spread(self) -> Spread:
+        """What elements are computed with: plain numbers for one group, else tensors ``[groups, 1]``."""
+        zero_point = self.zero_point.to(self.scale.dtype)
+        numbers = (1 / self.scale, self.scale, zero_point, self.low - zero_point, self.high - zero_point)
+        if self.scale.dim() == 0 or (self.scale.numel() == 1 and self.tile == TENSOR):
+            return Spread(*[number.item() for number in numbers])
+        return Spread(*[number.reshape(-1, 1) for number in numbers])
 
     def to(self, device: torch.device | str) -> QParams:
         """The same on another device."""
@@ -200,7 +221,7 @@ def quantize(x: Tensor, params: QParams) -> Tensor:
 
     Raises ``ValueError`` for a tensor that has other groups than ``params``.
     """
-    return _by_group(x, params, _quantized)
+    return _by_group(x, params, lambda values, by: _rounded(values, by).add_(by.zero_point))
 
 
 def dequantize(q: Tensor, params: QParams) -> Tensor:
@@ -211,7 +232,7 @@ def dequantize(q: Tensor, params: QParams) -> Tensor:
 
     Raises ``ValueError`` for a tensor that has other groups than ``params``.
     """
-    return _by_group(q, params, lambda values, scale, zero_point, _: (values - zero_point).mul_(scale))
+    return _by_group(q, params, lambda values, by: (values - by.zero_point).mul_(by.scale))
 
 
 def fake_quantize(x: Tensor, params: QParams) -> Tensor:
@@ -222,33 +243,27 @@ def fake_quantize(x: Tensor, params: QParams) -> Tensor:
 
     Raises ``ValueError`` for a tensor that has other groups than ``params``.
     """
-    return _by_group(x, params, _through_integers).to(x.dtype)
+    return _by_group(x, params, lambda values, by: _rounded(values, by).mul_(by.scale)).to(x.dtype)
 
 
-Change = Callable[[Tensor, Tensor, Tensor, QParams], Tensor]
-"""Of values, scales and zero points that spread over them, and the parameters: a new tensor."""
+def _rounded(values: Tensor, by: Spread) -> Tensor:
+    """The integers as counted from the zero point; none is -0."""
+    steps: Tensor = values * by.inverse
+    return steps.round_().clamp_(by.below, by.above).add_(0.0)
 
 
-def _quantized(values: Tensor, scale: Tensor, zero_point: Tensor, params: QParams) -> Tensor:
-    return (values * (1 / scale)).round_().add_(zero_point).clamp_(params.low, params.high)
-
-
-def _through_integers(values: Tensor, scale: Tensor, zero_point: Tensor, params: QParams) -> Tensor:
-    return _quantized(values, scale, zero_point, params).sub_(zero_point).mul_(scale)
-
-
-def _by_group(x: Tensor, params: QParams, change: Change) -> Tensor:
+def _by_group(x: Tensor, params: QParams, change: Callable[[Tensor, Spread], Tensor]) -> Tensor:
     """``change`` done to every group of ``x`` with its own scale and zero point."""
-    values = x.to(torch.promote_types(x.dtype, params.scale.dtype))
-    if params.scale.dim() == 0 or (params.scale.numel() == 1 and params.tile == TENSOR):
-        return change(values, params.scale.reshape(()), params.zero_point.reshape(()), params)
+    values, by = x.to(torch.promote_types(x.dtype, params.scale.dtype)), params.spread
+    if isinstance(by.scale, float):
+        return change(values, by)
     groups = params.tile.fold(values)
-    if len(groups) != params.scale.numel():
+    if len(groups) != len(by.scale):
         raise ValueError(
-            f"a tensor of shape {tuple(x.shape)} has {len(groups)} groups of {params.tile}, and there are {params.scale.numel()} scales; "
+            f"a tensor of shape {tuple(x.shape)} has {len(groups)} groups of {params.tile}, and there are {len(by.scale)} scales; "
             "take the range of this tensor"
         )
-    return params.tile.unfold(change(groups, params.scale.reshape(-1, 1), params.zero_point.reshape(-1, 1), params), x.shape)
+    return params.tile.unfold(change(groups, by), x.shape)
 
 
 def as_multiplier_and_shift(scale: Tensor, bits: int) -> tuple[Tensor, Tensor]:

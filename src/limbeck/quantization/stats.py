@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Annotated, Any, ClassVar
 
@@ -40,7 +40,7 @@ class TensorStats:
     std: NonNegative | None = None
     b: NonNegative | None = None
     shape: WholeNumbers | None = None
-    histogram: Histogram | None = None
+    histogram: Histogram | None = field(default=None, repr=False)  # thousands of counts
 
     def __post_init__(self) -> None:
         if self.min > self.max:
@@ -137,7 +137,7 @@ class Stats:
 _LAYERS = TypeAdapter(dict[str, LayerStats])
 _LOADER: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 _DUMPER: Any = getattr(yaml, "CSafeDumper", yaml.SafeDumper)
-_KEYS = [field.name for kind in (TensorStats, LayerStats, Histogram) for field in fields(kind)]
+_KEYS = [known.name for kind in (TensorStats, LayerStats, Histogram) for known in fields(kind)]
 
 
 def _tree(seen: TensorStats, histograms: bool) -> dict[str, Any]:

@@ -147,7 +147,8 @@ def average_checkpoints(paths: Sequence[Path], out: Path, prune_again: bool = Fa
     names = [str(path) for place, path in enumerate(reversed(found)) if place in used][::-1]
     state = with_masks(newest.state, average.masks)
     if isinstance(state, Mapping):
-        state = {**state, "average_of": names}
+        told = {name: value for name, value in state.items() if name != "validation"}  # which tells of the newest one
+        state = {**told, **({"averaged": None} if "averaged" in told else {}), "average_of": names}
     write_checkpoint(out, average.tensors, newest.aliases, state, newest.schedule)
     weights = [tensor for tensor in average.tensors.values() if tensor.dim() >= 2 and tensor.is_floating_point()]
     return Averaged(

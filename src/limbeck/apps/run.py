@@ -132,7 +132,7 @@ class Training(Generic[AnyOptions, AnySession]):
         found = network(options, checkpoint)
         schedule = found.schedule if schedule is None else schedule
         if schedule is None:
-            raise DataError("--plan shows what a schedule will do: name one with --compress FILE")
+            raise DataError("--plan shows what a schedule will do: name one with --compress FILE, or give options that prune")
         return plan(schedule, found.model, steps_per_epoch=found.steps_per_epoch, epochs=found.epochs, steps=found.steps)
 
     def _open(self, options: AnyOptions, given: set[str], resume_from: Path | None) -> tuple[AnySession, Path]:

@@ -106,6 +106,15 @@ def test_generate_translates_line_by_line(tmp_path: Path, dense: Path) -> None:
     assert invoke(f"translate generate {dense} --input {tmp_path}/in.en").stdout == (tmp_path / "out.de").read_text(encoding="utf-8")
 
 
+def test_only_line_feeds_end_a_line_and_a_missing_folder_is_told_first(tmp_path: Path, dense: Path) -> None:
+    (tmp_path / "in.en").write_text("one\u2028two\x0cred\ncat\n", encoding="utf-8-sig")
+    assert invoke(f"translate generate {dense} --input {tmp_path}/in.en").stdout.count("\n") == 2
+    result = invoke(f"translate generate {dense} --input {tmp_path}/in.en --out {tmp_path}/none/out.de")
+    assert "there is no folder" in str(result.exception)
+    (tmp_path / "latin.en").write_bytes(b"caf\xe9\n")
+    assert "is not UTF-8 text (line 1" in str(invoke(f"translate generate {dense} --input {tmp_path}/latin.en").exception)
+
+
 def test_compare_sets_runs_side_by_side(tmp_path: Path, dense: Path, pruned: Path) -> None:
     found = json.loads(invoke(f"translate compare {dense} {pruned} --out {tmp_path} --json").output)
     header = (tmp_path / "table.csv").read_text().splitlines()[0]

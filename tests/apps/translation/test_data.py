@@ -89,6 +89,11 @@ def test_only_line_feeds_end_a_line(write: Write) -> None:
     assert corpus.train == Pairs(("one\u2028two", "three\x85four"), ("eins\vzwei", "drei\x1cvier"))
 
 
+def test_an_empty_split_is_refused(write: Write) -> None:
+    with pytest.raises(DataError, match=r"val\.en and .*val\.de are empty; fill them or take them away"):
+        load_pairs(write(val__en="", val__de=""))
+
+
 def test_empty_sides_leave_the_training_alone(write: Write) -> None:
     corpus = load_pairs(write(train__en="a\n\nc\n \n", train__de="x\ny\n\n\n", val__en="a\n\n", val__de="x\ny\n"))
     assert corpus.train == Pairs(("a",), ("x",))

@@ -15,7 +15,7 @@ from limbeck.apps.loop import finite, has_bfloat16
 from limbeck.apps.progress import Progress
 from limbeck.apps.run import Network, Training, say
 from limbeck.apps.translation.batches import Examples
-from limbeck.apps.translation.data import VALID, Corpus, Pairs, load_pairs
+from limbeck.apps.translation.data import VALID, Corpus, Pairs, decoded, lines_of, load_pairs
 from limbeck.apps.translation.keep import bring
 from limbeck.apps.translation.options import FIXED, TrainOptions
 from limbeck.apps.translation.prepare import (
@@ -147,8 +147,9 @@ def run_generation(path: Path, source: Path | None, out: Path | None, search: Se
     """Translate a file line by line into another; None stands for the standard streams. An empty line stays one."""
     trained = load_trained(path, device)
     how = search.over(decoding_of(trained, device))
-    text = sys.stdin.read() if source is None else source.read_text(encoding="utf-8")
-    lines = [line.strip() for line in text.splitlines()]
+    lines = decoded(sys.stdin.buffer.read(), "the standard input") if source is None else lines_of(source)
+    if out is not None and not out.parent.is_dir():
+        raise DataError(f"there is no folder {out.parent} for {out.name}; make it, or write elsewhere")
     wanted = [line for line in lines if line]
     with Progress(len(wanted), "sentences", console=Console(stderr=True)) as progress:
         examples = Examples.of(trained.vocabularies.source.encode(wanted))

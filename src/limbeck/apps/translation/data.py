@@ -160,17 +160,22 @@ def _tests(files: Files, source: str, target: str) -> tuple[dict[str, Pairs], li
 
 
 def _read(sides: Mapping[str, Path], source: str, target: str) -> Pairs:
-    pairs = Pairs(_lines(sides[source]), _lines(sides[target]))
+    pairs = Pairs(lines_of(sides[source]), lines_of(sides[target]))
     if len(pairs.source) != len(pairs.target):
         raise DataError(
             f"{sides[source]} has {len(pairs.source):,} lines and {sides[target]} has {len(pairs.target):,}; "
             "line by line the one must be the translation of the other"
         )
+    if not pairs.source:
+        raise DataError(f"{sides[source]} and {sides[target]} are empty; fill them or take them away")
     return pairs
 
 
-def _lines(path: Path) -> tuple[str, ...]:
-    """The lines of a text file, plain or packed, without white space at their ends; only line feeds end a line."""
+def lines_of(path: Path) -> tuple[str, ...]:
+    """The lines of a text file, plain or packed, without white space at their ends; only line feeds end a line.
+
+    Raises ``DataError`` for a file that cannot be read, is damaged, or is not UTF-8.
+    """
     try:
         raw = path.read_bytes()
         raw = gzip.decompress(raw) if path.name.endswith(PACKED) else raw
@@ -178,11 +183,22 @@ def _lines(path: Path) -> tuple[str, ...]:
         raise DataError(f"{path} is damaged or not packed by gzip; copy it again, or unpack it and take the plain file") from None
     except OSError as error:
         raise DataError(f"{path} cannot be read: {error.strerror}") from error
+    return decoded(raw, str(path))
+
+
+def decoded(raw: bytes, name: str) -> tuple[str, ...]:
+    """The lines of UTF-8 text, as ``lines_of`` gives them.
+
+    >>> decoded("a\u2028b \n\nc\n".encode(), "text")
+    ('a\u2028b', '', 'c')
+
+    Raises ``DataError`` for what is not UTF-8.
+    """
     try:
         text = raw.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         line = raw.count(b"\n", 0, error.start) + 1
-        raise DataError(f"{path} is not UTF-8 text (line {line}, byte {error.start}); convert it, with iconv for one") from None
+        raise DataError(f"{name} is not UTF-8 text (line {line}, byte {error.start}); convert it, with iconv for one") from None
     return tuple(line.strip() for line in text.removesuffix("\n").split("\n")) if text else ()
 
 

@@ -14,13 +14,18 @@ from limbeck.apps.translation.cycles import Cycles
 from limbeck.apps.translation.data import Corpus, Pairs, load_pairs
 from limbeck.apps.translation.options import SIZE_FIELDS, TrainOptions
 from limbeck.apps.translation.subwords import Subwords, Vocabularies, learn_both
-from limbeck.errors import CheckpointError, LimbeckError
+from limbeck.errors import CheckpointError, LimbeckError, require
 
 APPLICATION = "translate"
 
 
 def prepared(options: TrainOptions) -> tuple[TrainOptions, Corpus, Vocabularies]:
-    """What a fresh run begins with: its options with what the model of ``--pretrain_model`` says, its pairs and their subwords."""
+    """What a fresh run begins with: its options with what the model of ``--pretrain_model`` says, its pairs and their subwords.
+
+    Raises ``MissingExtraError`` for what the first validation would miss.
+    """
+    for library in ("sacrebleu", "sacremoses"):
+        require(library, "all")
     pretrained = _pretrained(options)
     if pretrained is not None:
         options = _inherited(options, pretrained)

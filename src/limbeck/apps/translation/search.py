@@ -23,7 +23,7 @@ def translate(
     Of all hypotheses that are met, the one of highest ``log p / ((5 + length) / 6) ** length_penalty`` (Wu et al. 2016, arXiv 1609.08144), where
     the length counts eos. In every step the ``beam`` best hypotheses that do not end go on; one that ends has finished if it is among the ``beam``
     best of all, as in fairseq. A sentence is done when ``beam`` hypotheses have finished, or when no open one can reach the best finished one.
-    No translation is longer than ``max_length`` tokens, nor than its source and 50 more: there it must end. What comes out does not
+    No translation is longer than ``max_length`` tokens, nor than its source, eos counted, and 50 more: there it must end. What comes out does not
     depend on the other sentences of the batch, but for rounding.
 
     >>> from limbeck.apps.translation.hparams import Sizes

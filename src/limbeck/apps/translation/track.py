@@ -127,17 +127,17 @@ class Tracker:
 
     def keep(self, validated: bool) -> None:
         """Write the checkpoints that are due after a step, and drop those that are too many; a checkpoint is dropped when no other names it."""
-        options, step = self.session.options, self.session.global_step
+        options, step, asked = self.session.options, self.session.global_step, self.interrupt.asked
         numbered = step % options.save_checkpoint_steps == 0
         if numbered:
             self.recorder.save(name_of(step))
-        if numbered or validated or self.interrupt.asked:
+        if numbered or validated or asked:
             self.recorder.save(LAST)
             drop(self.folder / BEST, keep=self.session.ranking.steps)
             drop(self.folder, keep=sorted(steps_in(self.folder))[-options.checkpoints_max_to_keep :])
         if validated:
             self.recorder.record()
-        self.stopped = self.interrupt.asked or self.over
+        self.stopped = asked or self.over
 
     def finish(self, model: nn.Module | None, finished: bool) -> dict[str, Any]:
         """Write ``run.json`` of a model, by default the one in training; gives what stands in it."""

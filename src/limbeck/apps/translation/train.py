@@ -50,7 +50,7 @@ def train(session: Session, folder: Path, log: RunLog, progress: Progress) -> di
         for epoch in scheduler.epochs(session.epochs):
             left = options.train_steps - epoch * len(session.train)
             for batches in scheduler.steps(session.train.epoch(epoch)[:left], after=after_step):
-                if tracker.stopped:
+                if tracker.stopped or tracker.over:  # the latter when a run that had waited long enough is resumed
                     break
                 optimizer.zero_grad()
                 sums, tokens = add_gradients(session, batches, loss_of)

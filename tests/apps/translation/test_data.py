@@ -102,7 +102,7 @@ def test_empty_sides_leave_the_training_alone(write: Write) -> None:
 
 
 @settings(max_examples=20)
-@given(st.lists(st.tuples(st.sampled_from(["", "a", "b c"]), st.sampled_from(["", "ä", "ß x"])), max_size=6))
+@given(st.lists(st.tuples(st.sampled_from(["", "a", "b c"]), st.sampled_from(["", "ä", "ß x"])), min_size=1, max_size=6))
 def test_lines_come_back_as_they_were_written(tmp_path_factory: pytest.TempPathFactory, rows: list[tuple[str, str]]) -> None:
     folder = tmp_path_factory.mktemp("pairs")
     for name, text in FILES.items():

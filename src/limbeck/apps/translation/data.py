@@ -97,7 +97,7 @@ def load_pairs(data: str | Path = NUMBERS, source: str | None = None, target: st
         raise DataError(f"{files[TRAIN][source]} and {files[TRAIN][target]} hold no pair of sentences to train on; put one sentence a line")
     notes = [f"{dropped:,} training pairs with an empty side are left out"] if dropped else []
     tests, left_out = _tests(files, source, target)
-    return Corpus(source, target, train, _read(files[valid], source, target), tests, (*notes, *left_out))
+    return Corpus(source, target, train, _measured(files[valid], source, target), tests, (*notes, *left_out))
 
 
 def _numbers(source: str | None, target: str | None) -> Corpus:
@@ -153,7 +153,7 @@ def _tests(files: Files, source: str, target: str) -> tuple[dict[str, Pairs], li
     for name, sides in files.items():
         missing = [language for language in (source, target) if language not in sides]
         if name.startswith(TEST) and not missing:
-            tests[name] = _read(sides, source, target)
+            tests[name] = _measured(sides, source, target)
         elif name.startswith(TEST) and len(missing) == 1:
             notes.append(f"{name} is left out: {name}.{missing[0]} is missing")
     return tests, notes
@@ -166,6 +166,12 @@ def _read(sides: Mapping[str, Path], source: str, target: str) -> Pairs:
             f"{sides[source]} has {len(pairs.source):,} lines and {sides[target]} has {len(pairs.target):,}; "
             "line by line the one must be the translation of the other"
         )
+    return pairs
+
+
+def _measured(sides: Mapping[str, Path], source: str, target: str) -> Pairs:
+    """A split to measure on, which is not empty."""
+    pairs = _read(sides, source, target)
     if not pairs.source:
         raise DataError(f"{sides[source]} and {sides[target]} are empty; fill them or take them away")
     return pairs
@@ -187,7 +193,7 @@ def lines_of(path: Path) -> tuple[str, ...]:
 
 
 def decoded(raw: bytes, name: str) -> tuple[str, ...]:
-    """The lines of UTF-8 text, as ``lines_of`` gives them.
+    r"""The lines of UTF-8 text, as ``lines_of`` gives them.
 
     >>> decoded("a\u2028b \n\nc\n".encode(), "text")
     ('a\u2028b', '', 'c')

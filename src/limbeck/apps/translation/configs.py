@@ -45,7 +45,9 @@ ELSEWHERE = frozenset((
 ))  # fmt: skip
 """Keys of NeurST's trainer that say nothing here."""
 OPAQUE = frozenset(("dataset", "eval_criterion", "eval_dataset", "eval_metric", "model", "task"))
-"""Modules that may have any params; those that are options here count, except for a model's."""
+"""Modules that may have any params."""
+FOREIGN = OPAQUE - {"task"}
+"""Those of them whose params are not options of the training, though they may have the names of some: an evaluation has a smoothing of its own."""
 
 
 def read_configs(paths: Sequence[Path]) -> tuple[dict[str, Any], list[str]]:
@@ -108,7 +110,10 @@ def _meaning(entry: Entry, document: Document) -> tuple[str | None, Fault | None
             return "", None
         message = f"{entry.key} '{entry.value}' is not what is done here, which is {' or '.join(CLASSES[entry.key])}"
         return None, document.fault(message, entry.place)
-    if name in OPTIONS and "model" not in inside:
+    if entry.key == "batch_by_tokens" and entry.value is False and not inside & FOREIGN:
+        message = "batches are counted in subwords here, not in sentences: set it to true, and batch_size to subwords, 4096 for one"
+        return None, document.fault(message, entry.place)
+    if name in OPTIONS and not inside & FOREIGN:
         return name, None
     if entry.key in ELSEWHERE or inside & OPAQUE:
         return None, None

@@ -40,9 +40,18 @@ def bring(session: Session, own: Path | None, folder: Path) -> None:
             if own is not None and is_checkpoint(own / name):
                 shutil.copytree(load_checkpoint(own / name).path, folder / name)
     there = [entry for entry in session.ranking.entries if is_checkpoint(folder / BEST / name_of(entry.step))]
+    if lost := [str(entry.step) for entry in session.ranking.entries if entry not in there]:
+        session.notes.append(
+            f"of the best checkpoints those of the steps {', '.join(lost)} are not there any more: the run goes on without them"
+        )
     session.ranking = replace(session.ranking, entries=tuple(there))
-    if not is_checkpoint(folder / AVERAGE):
-        session.averaged = None
+    if session.averaged is not None and _averaged_steps(folder / AVERAGE) != session.averaged.steps:
+        session.averaged = None  # what lies there is of a later step; the next average takes its place
+
+
+def _averaged_steps(path: Path) -> tuple[int, ...]:
+    """The steps that an average is one of; none where there is no average."""
+    return tuple(load_checkpoint(path).state["averaged"]) if is_checkpoint(path) else ()
 
 
 def decoding(session: Session) -> Decoding:
@@ -71,6 +80,10 @@ def _average(session: Session, tracker: Tracker, found: Validation, kept: int) -
         session.averaged = Averaged(found.scores.detokenised, found.scores.tokenised, mean.steps, kept)
         state = with_masks(_told(session, found), mean.average.snapshot.masks)
         save_checkpoint(tracker.folder / AVERAGE, model, {**state, "averaged": list(mean.steps)}, session.scheduler.text)
+    else:
+        told, stays = (", ".join(map(str, sorted(steps))) for steps in (mean.steps, before.steps))
+        figures = f"BLEU {found.scores.detokenised:.2f}, not {before.bleu:.2f}"
+        tracker.recorder.tell(f"the average of the steps {told} is worse ({figures}): {AVERAGE} stays that of {stays}")
 
 
 def _mean(session: Session, folder: Path) -> _Mean:

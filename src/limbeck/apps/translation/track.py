@@ -103,7 +103,7 @@ class Tracker:
     def begin(self) -> None:
         """Training begins, or goes on after a validation."""
         clock = self.session.scheduler.clock
-        self.progress.begin("step", total=self.session.options.train_steps, done=clock.step)
+        self.progress.begin("training", total=self.session.options.train_steps, done=clock.step)
         self.recorder.begin()
 
     def count(self, sums: Tensor, tokens: int) -> None:

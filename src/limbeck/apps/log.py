@@ -43,6 +43,8 @@ Values = Mapping[str, float | str]
 """Numbers by name, and at most one string: of what they are, a split or a parameter."""
 
 FORMATS = {
+    "bleu": "BLEU {:.2f}",
+    "tokenised_bleu": "tokenised BLEU {:.2f}",
     "loss": "loss {:.3f}",
     "perplexity": "perplexity {:.2f}",
     "top1": "top-1 {:.2f} %",

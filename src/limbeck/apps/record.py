@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import platform
 import time
-from collections.abc import Callable, Mapping, Sized
+from collections.abc import Callable, Iterable, Mapping, Sized
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -166,13 +166,17 @@ class Recorder(Generic[AnySession]):
         self.progress.show(values)
         self.session.running, self._log_since, self._items_before = Running((0.0,) * len(running.totals)), now, 0
 
-    def evaluated(self, split: str, values: Mapping[str, float], rate: float, epoch: int) -> None:
-        """Log an evaluation, of so many items a second, and the sparsity of every pruned tensor then."""
-        self.sparsity = self.masked_fraction()
+    def evaluated(self, split: str, values: Mapping[str, float], rate: float, epoch: int, model: nn.Module | None = None) -> None:
+        """Log an evaluation, of so many items a second, and, of the model in training, the sparsity of every pruned tensor then.
+
+        Of another ``model``, such as an earlier one that is tested, what is zero counts.
+        """
         scheduler = self.session.scheduler
         step = scheduler.clock.step
+        self.sparsity = self.masked_fraction() if model is None else _zeros(model, scheduler.masks)
         self.log.metrics(split, self._shown(values, rate), epoch=epoch, step=step)
-        self.log.sparsity(sparsity_rows(scheduler.state.parameters, scheduler.masks), epoch=epoch, step=step)
+        if model is None:
+            self.log.sparsity(sparsity_rows(scheduler.state.parameters, scheduler.masks), epoch=epoch, step=step)
 
     def tell_thinning(self) -> None:
         """Say so when this step began with a thinning."""
@@ -255,3 +259,11 @@ class Recorder(Generic[AnySession]):
     def _shown(self, measures: Mapping[str, float], rate: float) -> dict[str, float]:
         learning_rate = float(self.session.optimizer.param_groups[0]["lr"])
         return {**measures, "learning_rate": learning_rate, "sparsity": self.sparsity, self.reports.rate: rate}
+
+
+def _zeros(model: nn.Module, pruned: Iterable[str]) -> float:
+    """The fraction of all weights that are zero and of a pruned parameter."""
+    parameters = named_parameters(model)
+    total = sum(named.parameter.numel() for named in weights(parameters.values()))
+    tensors = [parameters[name].parameter.detach() for name in pruned]
+    return sum(tensor.numel() - nonzero_groups(tensor) for tensor in tensors) / total if total else 0.0

@@ -191,3 +191,23 @@ def test_the_embedded_task_is_learnt_and_pruned(tmp_path: Path) -> None:
     assert record["averaged_steps"] == [400, 600]
     pruned = [row for row in rows_of(tmp_path / "run" / "pruning.csv") if row["Pruned"] == "True"]
     assert {row["Sparsity (%)"] for row in pruned} == {"50.0"}
+
+
+def test_options_of_pruning_that_say_nothing_are_told(tmp_path: Path, folder: Path) -> None:
+    schedule = tmp_path / "schedule.yaml"
+    schedule.write_text(
+        "version: 1\npruners: {p: {class: ConstantSparsityPruner, target_sparsity: 0.5, weights: ['*.ffn.*.weight']}}\n"
+        "policies: [{pruner: {instance_name: p}, starting_step: 0, ending_step: 2, frequency: 1}]\n",
+        encoding="utf-8",
+    )
+    line = f"translate train --data {folder} {SMALL} --train_steps 2 --prune_embeddings"
+    result = invoke(f"{line} --compress {schedule} --save {tmp_path / 'none'}")
+    assert "--prune_embeddings says nothing beside --compress" in str(result.exception)
+    result = invoke(f"{line} --end_pruning_step 2 --save {tmp_path / 'run'}")
+    assert "nothing is pruned: --end_pruning_step, --prune_embeddings without a --target_sparsity above 0" in result.output
+
+
+def test_a_model_to_begin_with_brings_its_own_subwords(tmp_path: Path, folder: Path, dense: Path) -> None:
+    result = invoke(f"translate train --data {folder} --pretrain_model {dense} --vocabulary 50 --save {tmp_path / 'run'}")
+    assert "brings its own subwords (vocabulary 60); leave it out" in str(result.exception)
+    assert not (tmp_path / "run").exists()

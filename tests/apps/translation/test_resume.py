@@ -9,7 +9,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from apps.translation.conftest import PRUNED, SMALL, invoke
+from apps.translation.conftest import PRUNED, SMALL, invoke, rows_of
 from limbeck.apps.record import Recorder
 from limbeck.apps.translation.session import Session
 from limbeck.apps.translation.track import Tracker
@@ -122,6 +122,8 @@ def test_ctrl_c_keeps_a_checkpoint_tests_the_average_and_goes_on_to_the_same_bit
     assert f"stopped before the end; go on with: limbeck translate train --resume {run}" in result.output.replace("\n", "")
     record = json.loads((run / "run.json").read_text())
     assert (record["finished"], record["steps"], set(record["tests"])) == (False, 6, {"test_a"})
+    tested = [float(row["sparsity"]) for row in rows_of(run / "metrics.csv") if row["split"] == "test_a"]
+    assert tested == pytest.approx([record["sparsity"]])  # of the average, which is tested, and not of the model in training
     assert invoke(f"translate train --resume {run}").exit_code == 0
     for kind in ("last", "best_avg"):
         first, second = tensors(whole / kind), tensors(run / kind)

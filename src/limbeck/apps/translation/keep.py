@@ -115,5 +115,5 @@ def _validated(session: Session, tracker: Tracker, model: Any, split: str) -> Va
     found = validate(
         model, session.valid, corpus.valid.target, session.vocabularies.target, corpus.target, decoding(session), tracker.progress
     )
-    tracker.evaluated(split, found)
+    tracker.evaluated(split, found, None if model is session.model else model)
     return found

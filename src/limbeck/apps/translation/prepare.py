@@ -84,4 +84,9 @@ def _inherited(options: TrainOptions, checkpoint: Checkpoint) -> TrainOptions:
     if options.hparams_set is not None:
         own = {}
     words = {name: getattr(saved, name) for name in ("vocabulary", "vocabulary_kind", "separate_vocabulary")}
+    for name, its in words.items():
+        if getattr(options, name) not in (getattr(TrainOptions, name), its):
+            raise LimbeckError(
+                f"--{name} {getattr(options, name)}: {options.pretrain_model} brings its own subwords ({name} {its}); leave it out"
+            )
     return replace(options, source=source, target=target, hparams_set=options.hparams_set or saved.hparams_set, **own, **words)

@@ -21,7 +21,7 @@ from limbeck.apps.translation.batches import Examples
 from limbeck.apps.translation.cycles import Cycles
 from limbeck.apps.translation.data import Corpus
 from limbeck.apps.translation.model import Transformer, build_model
-from limbeck.apps.translation.options import TrainOptions
+from limbeck.apps.translation.options import PRUNING_FIELDS, TrainOptions
 from limbeck.apps.translation.prepare import (
     APPLICATION,
     corpus_of_run,
@@ -168,6 +168,10 @@ def schedule_of(options: TrainOptions, model: nn.Module) -> str | None:
     Raises ``ScheduleError`` and ``TargetError`` for what they ask in vain, and ``LimbeckError`` beside ``--compress``.
     """
     if not _prunes(options):
+        if options.compress is not None and (idle := _idle(options)):
+            raise LimbeckError(
+                f"{idle} says nothing beside --compress {options.compress}: the schedule file says what is pruned; leave it out"
+            )
         return None
     if options.compress is not None:
         raise LimbeckError(
@@ -182,6 +186,12 @@ def _prunes(options: TrainOptions) -> bool:
     return bool(options.target_sparsity)
 
 
+def _idle(options: TrainOptions) -> str:
+    """The options of pruning that were given, where there is no sparsity to reach."""
+    given = [name for name in (*PRUNING_FIELDS, "prune_embeddings") if getattr(options, name) != getattr(TrainOptions, name)]
+    return ", ".join(f"--{name}" for name in given)
+
+
 def _assemble(options: TrainOptions, corpus: Corpus, vocabularies: Vocabularies, model: Transformer, schedule: Path | None) -> Session:
     device, warning = choose_device(options.cuda, options.device)
     model = model.to(device)
@@ -191,13 +201,15 @@ def _assemble(options: TrainOptions, corpus: Corpus, vocabularies: Vocabularies,
     )  # fmt: skip
     examples, left_out = training_examples(options, corpus, vocabularies)
     train = training_cycles(options, examples, device)
-    source: Source | None = schedule_of(options, model) if _prunes(options) else schedule
+    source: Source | None = schedule_of(options, model) or schedule
     run = Network(model, len(train), -(-options.train_steps // len(train)), options.train_steps)
     inputs = tuple(torch.full((2, length), 4, device=device) for length in EXAMPLE_LENGTHS)
     scheduler, late = scheduled(source, optimizer, run, inputs)
     amp, precision = choose_precision(device, options.amp)
     notes = [*([] if warning is None else [warning]), *corpus.notes, *vocabularies.notes, *left_out, *precision, *late]
     notes += _add_learning_rate(scheduler, options)
+    if not _prunes(options) and (idle := _idle(options)):
+        notes.append(f"warning: nothing is pruned: {idle} without a --target_sparsity above 0")
     return Session(
         options, corpus, vocabularies, device, model, optimizer, scheduler, train, examples_of(corpus.valid, vocabularies),
         choices(options.pruning, model, options.prune_embeddings) if _prunes(options) else None, amp, notes,

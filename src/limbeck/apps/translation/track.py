@@ -119,10 +119,10 @@ class Tracker:
             self.recorder.report()
         return self.over or (step % options.eval_steps == 0 and step >= options.eval_start_at)
 
-    def evaluated(self, split: str, found: Validation) -> None:
-        """Log what came of a split."""
+    def evaluated(self, split: str, found: Validation, model: nn.Module | None = None) -> None:
+        """Log what came of a split, of the model in training or of the one that is given."""
         clock = self.session.scheduler.clock
-        self.recorder.evaluated(split, found.measures, found.tokens_per_second, clock.epoch)
+        self.recorder.evaluated(split, found.measures, found.tokens_per_second, clock.epoch, model)
         self.progress.say(f"step {self.session.global_step}: {split} {describe({**found.measures, 'sparsity': self.recorder.sparsity})}")
 
     def keep(self, validated: bool) -> None:

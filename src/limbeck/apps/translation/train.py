@@ -128,5 +128,5 @@ def _test(session: Session, folder: Path, tracker: Tracker, finished: bool) -> d
         examples = examples_of(pairs, vocabularies)
         found = validate(model, examples, pairs.target, vocabularies.target, corpus.target, decoding(session), tracker.progress)
         session.tested[name] = found
-        tracker.evaluated(name, found)
+        tracker.evaluated(name, found, model)
     return tracker.finish(model, finished)

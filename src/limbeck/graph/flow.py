@@ -111,7 +111,7 @@ class Flow:
             if axis in varying(layer):
                 for other in varying(layer) - {axis}:
                     self.classes.unite_along(layer, other, why)
-                    layer = layer.narrow(other, 0, 1)  # noqa: PLW2901
+                    layer = layer.narrow(other, 0, 1)  # noqa: PLW2901  # one unit for each place
                 rows.append(layer.reshape(-1))
         for row in rows[1:]:
             self.classes.unite(rows[0], row, why)

@@ -113,7 +113,7 @@ def _heads(flow: Flow, value: Value, axis: int, why: str) -> Value:
     for layer in value.layers:
         if axis in varying(layer) and len(varying(layer)) > 1:
             flow.classes.unite_along(layer, axis, why)
-            layer = layer.narrow(axis, 0, 1)  # noqa: PLW2901
+            layer = layer.narrow(axis, 0, 1)  # noqa: PLW2901  # one unit for each head
         layers.append(layer)
     return replace(value, layers=tuple(layers))
 

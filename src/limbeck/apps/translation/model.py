@@ -89,7 +89,7 @@ class FeedForward(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """``[.., width]`` to ``[.., width]``."""
-        return self.conv2(self.drop(self.conv1(x).relu()))  # type: ignore[no-any-return]
+        return self.conv2(self.drop(self.conv1(x).relu()))  # type: ignore[no-any-return]  # as above
 
 
 class EncoderLayer(nn.Module):
@@ -202,7 +202,7 @@ class Transformer(nn.Module):
         if end > len(table):
             table = sinusoids(end, table.shape[1]).to(table)
         x = torch.add(table[begin:end], embedding(tokens), alpha=embedding.embedding_dim**0.5)
-        return self.drop(x)  # type: ignore[no-any-return]
+        return self.drop(x)  # type: ignore[no-any-return]  # as above
 
     def encode(self, source: Tensor) -> tuple[Tensor, Tensor]:
         """Source ``[batch, source]`` to ``[batch, source, width]``, and the mask that attention adds: ``[batch, 1, 1, source]``, -inf at padding."""
@@ -219,11 +219,11 @@ class Transformer(nn.Module):
         for layer in self.decoder.layers:
             assert isinstance(layer, DecoderLayer)
             x, _ = layer(x, layer.look(memory), mask)
-        return self.decoder.norm(x)  # type: ignore[no-any-return]
+        return self.decoder.norm(x)  # type: ignore[no-any-return]  # as above
 
     def forward(self, source: Tensor, target_in: Tensor) -> Tensor:
         """Logits ``[batch, target, vocabulary]`` of the token that follows each of ``target_in``."""
-        return self.softmax(self.hidden(source, target_in))  # type: ignore[no-any-return]
+        return self.softmax(self.hidden(source, target_in))  # type: ignore[no-any-return]  # as above
 
     def start(self, source: Tensor) -> State:
         """What decoding begins with, for source sentences ``[batch, source]``."""

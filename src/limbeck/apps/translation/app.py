@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -39,8 +40,8 @@ from limbeck.stats import nonzero_groups, weights
 TRAINING = Training(
     APPLICATION, COLUMNS, FIXED, start, resume, train,
     lambda record: (
-        f"{record['type']}, {record['nonzeros']:,} of {record['weights']:,} weights ({record['sparsity']:.2%} sparse), the average of "
-        f"{len(record['averaged_steps'])}: validation BLEU {_shown(record['validation_bleu'])}"
+        f"{record['type']}, {record['nonzeros']:,} of {record['weights']:,} weights ({record['sparsity']:.2%} sparse)"
+        f"{_averaged(record['averaged_steps'])}: validation BLEU {_shown(record['validation_bleu'])}"
         + "".join(f", {name} {found['bleu']:.2f}" for name, found in record["tests"].items())
     ),
     bring,
@@ -50,6 +51,16 @@ TRAINING = Training(
 def run_training(options: TrainOptions, given: set[str], resume_from: Path | None, as_json: bool = False) -> None:
     """Train, and print how it went, or as JSON the record that ``run.json`` holds."""
     TRAINING.run(options, given, resume_from, as_json)
+
+
+def _averaged(steps: Sequence[int]) -> str:
+    """Which checkpoints the model is one of, for a line of text.
+
+    >>> _averaged([30]), _averaged([30, 60]), _averaged([])
+    (', the checkpoint of step 30', ', the average of the steps 30, 60', '')
+    """
+    told = ", ".join(map(str, steps))
+    return f", the {'average of the steps' if len(steps) > 1 else 'checkpoint of step'} {told}" if steps else ""
 
 
 def _shown(bleu: float | None) -> str:

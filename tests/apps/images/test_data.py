@@ -289,7 +289,8 @@ def test_offline_says_so_and_what_to_do(monkeypatch: pytest.MonkeyPatch) -> None
 
 def test_a_name_that_means_nothing_gets_a_guess() -> None:
     with pytest.raises(
-        DataError, match=r"no data set 'cifar10': it is neither a folder that is there nor one of digits, cifar-10, mnist; did you mean 'cifar-10'\?"
+        DataError,
+        match=r"no data set 'cifar10': it is neither a folder that is there nor one of digits, cifar-10, mnist; did you mean 'cifar-10'\?",
     ):
         load_images("cifar10")
 

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import csv
 import os
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from datetime import datetime
@@ -116,14 +116,15 @@ class CsvLog:
     """One CSV file, flushed after each row. With ``resume_step`` it goes on after that step: later rows, and a torn last one, are cut.
 
     The first columns are epoch, step and what a row is of; a row that is there already for the same step is not written a second
-    time. Raises ``CheckpointError`` where the file that is
-    to go on has other columns.
+    time. Of what is no one of ``labels``, where they are given, the rows are cut. Raises ``CheckpointError`` where the file that is to go on has
+    other columns.
     """
 
-    def __init__(self, path: Path, columns: tuple[str, ...], resume_step: int | None = None) -> None:
+    def __init__(self, path: Path, columns: tuple[str, ...], resume_step: int | None = None, labels: Collection[str] | None = None) -> None:
         self.columns = columns
         self._label = columns[2]
         kept = [] if resume_step is None else list(self._rows_until(path, resume_step))
+        kept = [row for row in kept if labels is None or row[self._label] in labels]
         self._there: set[tuple[str, str, object]] = {
             (row["epoch"], row["step"], row[self._label]) for row in kept if int(row["step"]) == resume_step
         }
@@ -221,19 +222,25 @@ class TensorBoardLog:
 
 
 class RunLog:
-    """All logs of one run folder; with ``resume_step`` they go on where that step ended.
+    """All logs of one run folder; with ``resume_step`` they go on where that step ended, in ``metrics.csv`` with rows of these ``splits`` alone.
 
     Use it in a ``with``; what a logger raises, it raises.
     """
 
     def __init__(
-        self, folder: Path, columns: tuple[str, ...] = METRICS, *, resume_step: int | None = None, tensorboard: bool = False
+        self,
+        folder: Path,
+        columns: tuple[str, ...] = METRICS,
+        *,
+        resume_step: int | None = None,
+        tensorboard: bool = False,
+        splits: Collection[str] | None = None,
     ) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         self._board = TensorBoardLog(folder / "tensorboard", resume_step) if tensorboard else None
         boards: list[Logger] = [self._board] if self._board else []
         self._text = TextLog(folder / "log.txt")
-        self._metrics: list[Logger] = [CsvLog(folder / "metrics.csv", columns, resume_step), self._text, *boards]
+        self._metrics: list[Logger] = [CsvLog(folder / "metrics.csv", columns, resume_step, splits), self._text, *boards]
         self._sparsity: list[Logger] = [CsvLog(folder / "sparsity.csv", SPARSITY, resume_step), *boards]
 
     def metrics(self, split: str, values: Mapping[str, float], *, epoch: int, step: int) -> None:

@@ -41,6 +41,11 @@ class Progress:
             self._task = self._bar.add_task(description, total=total, completed=done)
             self._live = Live(console=self._console, auto_refresh=False, get_renderable=self._picture)
 
+    @property
+    def description(self) -> str:
+        """The part that is counted now."""
+        return self._description
+
     def begin(self, description: str, total: int | None = None, done: int | None = None) -> None:
         """Name the part that comes now, an epoch say; with ``total`` or ``done``, count anew."""
         self._description = description

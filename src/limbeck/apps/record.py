@@ -132,6 +132,8 @@ class Recorder(Generic[AnySession]):
     progress: Progress
     sparsity: float = 0.0
     """The fraction of weights that the masks dropped when last looked at."""
+    learning_rate: float | None = None
+    """What the logs say of it; None: what the optimizer has, which a schedule by step has moved on to the next step already."""
     _since: float = field(default_factory=time.monotonic)
     _log_since: float = field(default_factory=time.monotonic)
     _items_before: int = 0  # of the running sum, those that an earlier process trained on
@@ -257,8 +259,8 @@ class Recorder(Generic[AnySession]):
         return self.session.seconds + time.monotonic() - self._since
 
     def _shown(self, measures: Mapping[str, float], rate: float) -> dict[str, float]:
-        learning_rate = float(self.session.optimizer.param_groups[0]["lr"])
-        return {**measures, "learning_rate": learning_rate, "sparsity": self.sparsity, self.reports.rate: rate}
+        rate_now = float(self.session.optimizer.param_groups[0]["lr"]) if self.learning_rate is None else self.learning_rate
+        return {**measures, "learning_rate": rate_now, "sparsity": self.sparsity, self.reports.rate: rate}
 
 
 def _zeros(model: nn.Module, pruned: Iterable[str]) -> float:

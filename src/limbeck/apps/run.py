@@ -80,6 +80,8 @@ class Training(Generic[AnyOptions, AnySession]):
     """What a record says, in a line."""
     bring: Callable[[AnySession, Path | None, Path], None]
     """Has a resumed run's best models stand in its folder: given the folder that it comes from, if any, and the one it goes to."""
+    splits: tuple[str, ...] | None = None
+    """Of which splits the log keeps rows when a run is resumed, which leaves out the tests of one that was stopped; None: of all."""
 
     def run(self, options: AnyOptions, given: set[str], resume_from: Path | None, as_json: bool = False) -> None:
         """Train, and print how it went, or as JSON the record that ``run.json`` holds."""
@@ -87,7 +89,7 @@ class Training(Generic[AnyOptions, AnySession]):
         resumed = session.scheduler.clock.step if resume_from is not None else None
         tensorboard = session.options.log_gradients or has_tensorboard()
         with (
-            RunLog(folder, self.columns, resume_step=resumed, tensorboard=tensorboard) as log,
+            RunLog(folder, self.columns, resume_step=resumed, tensorboard=tensorboard, splits=self.splits) as log,
             Progress(len(session.train), console=Console(stderr=True)) as progress,
         ):
 
@@ -130,7 +132,7 @@ class Training(Generic[AnyOptions, AnySession]):
         if resume_from is not None:
             checkpoint, options, schedule = self.continued(options, given, resume_from)
         found = network(options, checkpoint)
-        schedule = found.schedule if schedule is None else schedule
+        schedule = found.schedule or schedule  # options that prune may do so for longer than the schedule that was saved
         if schedule is None:
             raise DataError("--plan shows what a schedule will do: name one with --compress FILE, or give options that prune")
         return plan(schedule, found.model, steps_per_epoch=found.steps_per_epoch, epochs=found.epochs, steps=found.steps)

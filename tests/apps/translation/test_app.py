@@ -57,8 +57,8 @@ def test_the_folder_of_a_run(dense: Path) -> None:
     assert [row["step"] for row in rows if row["split"] == "train"] == ["3", "6", "9", "12"]
     rates = [0.3 * (16 * 20) ** -0.5 * step / 20 for step in (3, 6, 9, 12)]
     assert [float(row["learning_rate"]) for row in rows if row["split"] == "train"] == pytest.approx(
-        [rate + rates[0] / 3 for rate in rates]
-    )
+        rates
+    )  # of that step, not of the next one
 
 
 def test_files_and_the_command_line_add_up(pruned: Path) -> None:
@@ -180,6 +180,17 @@ def test_patience_ends_a_run(folder: Path, tmp_path: Path, monkeypatch: pytest.M
     assert [path.name for path in (tmp_path / "run" / "best").iterdir()] == ["ckpt-6"]
 
 
+def test_patience_does_not_count_while_there_is_pruning_to_come(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    bleus = iter([9.0, 8.0, 7.0, 6.0, 5.0, 4.0, 3.0, 2.0])
+    monkeypatch.setattr(keep, "validate", lambda *_: Validation(1.0, Scores(next(bleus), 0.0, "", ""), 1.0))
+    line = (
+        f"translate train --data {folder} {SMALL} --train_steps 60 --eval_steps 2 --eval_estop_patience 2 --eval_top_checkpoints_to_keep 1"
+    )
+    result = invoke(f"{line} --target_sparsity 0.5 --end_pruning_step 12 --pruning_frequency 12 --save {tmp_path}/run")
+    assert result.exit_code == 0, result.output
+    assert json.loads((tmp_path / "run" / "run.json").read_text())["steps"] == 16
+
+
 @pytest.mark.long
 def test_the_embedded_task_is_learnt_and_pruned(tmp_path: Path) -> None:
     """The defaults, in fewer steps, with half of the attention's and feed-forward's weights gone halfway."""
@@ -203,6 +214,9 @@ def test_options_of_pruning_that_say_nothing_are_told(tmp_path: Path, folder: Pa
     line = f"translate train --data {folder} {SMALL} --train_steps 2 --prune_embeddings"
     result = invoke(f"{line} --compress {schedule} --save {tmp_path / 'none'}")
     assert "--prune_embeddings says nothing beside --compress" in str(result.exception)
+    result = invoke(f"{line.removesuffix(' --prune_embeddings')} --compress {schedule} --save {tmp_path / 'file'}")
+    assert result.exit_code == 0, result.output
+    assert json.loads((tmp_path / "file" / "run.json").read_text())["target_sparsity"] == 0.5
     result = invoke(f"{line} --end_pruning_step 2 --save {tmp_path / 'run'}")
     assert "nothing is pruned: --end_pruning_step, --prune_embeddings without a --target_sparsity above 0" in result.output
 

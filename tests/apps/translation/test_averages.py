@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 
-from apps.translation.conftest import SMALL, invoke
+from apps.translation.conftest import SMALL, invoke, rows_of
 from limbeck.apps.checkpoint import Checkpoint, load_checkpoint
 from limbeck.apps.translation.data import load_pairs
 from limbeck.apps.translation.session import examples_of, load_trained
@@ -64,6 +64,8 @@ def test_the_figure_of_the_average_is_its_own(run: Path, folder: Path) -> None:
         found.model, examples, corpus.valid.target, found.vocabularies.target, corpus.target, Decoding(beam_size=2, batch_size=8)
     )
     assert own.scores.detokenised == record(run)["validation_bleu"]
+    own = {row["step"]: float(row["bleu"]) for row in rows_of(run / "metrics.csv") if row["split"] == "validation"}
+    assert record(run)["averaged_bleus"] == [own[str(step)] for step in record(run)["averaged_steps"]]
     assert record(run)["nonzeros"] == sum(int(weight.count_nonzero()) for weight in found.model.parameters() if weight.dim() > 1)
 
 
@@ -74,6 +76,8 @@ def test_masks_that_never_stand_still_do_not_dilute_the_sparsity(tmp_path: Path,
     masks = [load_checkpoint(path).masks for path in (tmp_path / "run" / "best").glob("ckpt-*")]
     assert any(not torch.equal(masks[0][name], other[name]) for other in masks[1:] for name in masks[0])
     assert len(found["averaged_steps"]) == 1 or prune_again
+    plan = json.loads(invoke(f"translate train --resume {tmp_path / 'run'} --train_steps 20 --plan --json").output)
+    assert plan["parameters"]["encoder.layers.0.ffn.conv1.weight"]["timeline"][-1]["step"] > 12  # for ever is as long as the run is now
 
 
 def test_an_average_afterwards_is_as_sparse_and_translates(run: Path, tmp_path: Path) -> None:

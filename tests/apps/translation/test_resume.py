@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -10,6 +11,7 @@ import torch
 from safetensors.torch import load_file
 
 from apps.translation.conftest import PRUNED, SMALL, invoke, rows_of
+from limbeck.apps.checkpoint import step_of
 from limbeck.apps.record import Recorder
 from limbeck.apps.translation.session import Session
 from limbeck.apps.translation.track import Tracker
@@ -124,10 +126,53 @@ def test_ctrl_c_keeps_a_checkpoint_tests_the_average_and_goes_on_to_the_same_bit
     assert (record["finished"], record["steps"], set(record["tests"])) == (False, 6, {"test_a"})
     tested = [float(row["sparsity"]) for row in rows_of(run / "metrics.csv") if row["split"] == "test_a"]
     assert tested == pytest.approx([record["sparsity"]])  # of the average, which is tested, and not of the model in training
+    assert "the checkpoint of step 4: test_a loss" in result.output
+    assert "\nBLEU: nrefs:1|case:mixed|eff:no|tok:13a" in result.output
     assert invoke(f"translate train --resume {run}").exit_code == 0
-    for kind in ("last", "best_avg"):
-        first, second = tensors(whole / kind), tensors(run / kind)
-        assert all(torch.equal(first[key], second[key]) for key in first)
+    assert_equal_runs(whole, run)  # without the rows of the tests of step 6
+
+
+@pytest.mark.parametrize("split", ["average", pytest.param("validation", marks=pytest.mark.long)])
+def test_a_request_to_end_does_not_wait_for_a_validation(
+    tmp_path: Path, folder: Path, whole: Path, split: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """At step 20, which has a numbered checkpoint, too; the resumed run validates first."""
+    run, before_batch = tmp_path / "run", Tracker.before_batch
+
+    def ask(tracker: Tracker) -> None:
+        tracker.interrupt.asked = tracker.interrupt.hurried = tracker.session.global_step == 20 and tracker.progress.description == split
+        before_batch(tracker)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Tracker, "before_batch", ask)
+        result = invoke(f"translate train --data {folder} {RUN} --save {run}")
+    assert result.exit_code == 0, result.output
+    assert "the validation of step 20 is left to the run that goes on" in result.output
+    record = json.loads((run / "run.json").read_text())
+    assert (record["finished"], record["steps"], record["tests"]) == (False, 20, {})
+    assert not (run / "best" / "ckpt-20").exists()
+    result = invoke(f"translate train --resume {run}")
+    assert result.exit_code == 0, result.output
+    assert_equal_runs(whole, run)
+
+
+def test_an_older_step_is_resumed_without_what_came_after_it(
+    tmp_path: Path, folder: Path, whole: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = shutil.copytree(whole, tmp_path / "run")
+    later = {path.parent.relative_to(run) for path in run.rglob("state.json")}
+    killed_at(11, f"translate train --resume {run / 'ckpt-10'}", monkeypatch)
+    aside = run / "aside-1"
+    assert step_of(run / "last") == 10
+    kept = {path.parent.relative_to(run) for path in run.rglob("state.json") if aside not in path.parents}
+    assert kept == {path for path in later if path.name.startswith("ckpt-") and int(path.name[5:]) <= 10} | {Path("last")}
+    assert {path.parent.relative_to(aside) for path in aside.rglob("state.json")} == later - kept | {Path("last")}
+    result = invoke(f"translate train --resume {run}")
+    assert result.exit_code == 0, result.output
+    shutil.rmtree(aside)
+    for name in later:
+        first, second = tensors(whole / name), tensors(run / name)
+        assert all(torch.equal(first[key], second[key]) for key in first), name
 
 
 def test_what_a_run_carries_on_cannot_change(whole: Path) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -29,7 +29,7 @@ from limbeck.apps.translation.prepare import (
     training_examples,
 )
 from limbeck.apps.translation.session import Trained, load_trained, network, resume, schedule_of, start
-from limbeck.apps.translation.track import COLUMNS
+from limbeck.apps.translation.track import COLUMNS, SPLITS, of_steps
 from limbeck.apps.translation.train import train
 from limbeck.apps.translation.validate import Decoding, translations, validate
 from limbeck.config import Plan
@@ -41,10 +41,11 @@ TRAINING = Training(
     APPLICATION, COLUMNS, FIXED, start, resume, train,
     lambda record: (
         f"{record['type']}, {record['nonzeros']:,} of {record['weights']:,} weights ({record['sparsity']:.2%} sparse)"
-        f"{_averaged(record['averaged_steps'])}: validation BLEU {_shown(record['validation_bleu'])}"
+        f"{_averaged(record['averaged_steps'], record['averaged_bleus'])}: validation BLEU {_shown(record['validation_bleu'])}"
         + "".join(f", {name} {found['bleu']:.2f}" for name, found in record["tests"].items())
+        + _signed(record["signatures"])
     ),
-    bring,
+    bring, SPLITS,
 )  # fmt: skip
 
 
@@ -53,14 +54,19 @@ def run_training(options: TrainOptions, given: set[str], resume_from: Path | Non
     TRAINING.run(options, given, resume_from, as_json)
 
 
-def _averaged(steps: Sequence[int]) -> str:
-    """Which checkpoints the model is one of, for a line of text.
+def _averaged(steps: Sequence[int], bleus: Sequence[float]) -> str:
+    """Which checkpoints the model is one of, and what they reached by themselves, for a line of text.
 
-    >>> _averaged([30]), _averaged([30, 60]), _averaged([])
-    (', the checkpoint of step 30', ', the average of the steps 30, 60', '')
+    >>> _averaged([30], [12.5]), _averaged([30, 60], [12.5, 13.0]), _averaged([], [])
+    (', the checkpoint of step 30', ', the average of the steps 30, 60 (BLEU 12.50, 13.00 each by itself)', '')
     """
-    told = ", ".join(map(str, steps))
-    return f", the {'average of the steps' if len(steps) > 1 else 'checkpoint of step'} {told}" if steps else ""
+    own = f" (BLEU {', '.join(f'{bleu:.2f}' for bleu in bleus)} each by itself)" if len(bleus) > 1 else ""
+    return f", {of_steps(steps)}{own}" if steps else ""
+
+
+def _signed(signatures: Mapping[str, str] | None) -> str:
+    """How BLEU was computed, in lines of their own."""
+    return "" if signatures is None else f"\nBLEU: {signatures['bleu']}\ntokenised: {signatures['tokenised_bleu']}"
 
 
 def _shown(bleu: float | None) -> str:

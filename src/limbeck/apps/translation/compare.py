@@ -27,7 +27,7 @@ class Record(shared.Record):
 
     validation_bleu: float | None = None
     validation_tokenised_bleu: float | None = None
-    target_sparsity: float = 0.0
+    target_sparsity: float | None = 0.0
     tests: dict[str, Tested] = Field(default_factory=dict)
 
 
@@ -43,7 +43,7 @@ class ComparisonRow:
 
     name: str
     type: str
-    target: float
+    target: float | None
     sparsity: float
     nonzeros: int
     validation: float | None

@@ -6,29 +6,49 @@ import copy
 import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from itertools import count
 from pathlib import Path
 from typing import Any
 
 from limbeck._tensors import first_names, load_into
+from limbeck.apps._replace import standing
 from limbeck.apps.average import Average, Snapshot, average_sparse
-from limbeck.apps.checkpoint import is_checkpoint, load_checkpoint, save_checkpoint, with_masks
+from limbeck.apps.checkpoint import is_checkpoint, load_checkpoint, save_checkpoint, step_of, with_masks
 from limbeck.apps.loop import new_run_folder
 from limbeck.apps.translation.session import Averaged, Session
-from limbeck.apps.translation.track import AVERAGE, BEST, Tracker, name_of
-from limbeck.apps.translation.validate import Decoding, Validation, validate
+from limbeck.apps.translation.track import AVERAGE, BEST, LAST, Tracker, name_of, of_steps, steps_in
+from limbeck.apps.translation.validate import Decoding, PostponedError, Validation, validate
+from limbeck.errors import CheckpointError
 
 
-def validate_and_keep(session: Session, tracker: Tracker) -> None:
-    """Translate the validation set; keep the model if it is one of the best, and then their average if it is the best average."""
+def validate_and_keep(session: Session, tracker: Tracker) -> bool:
+    """Translate the validation set; keep the model if it is one of the best, and then their average if it is the best average.
+
+    Where the process is asked to end at once, all stays as it was, and the validation is the first thing that the resumed run does. Gives whether
+    it was done.
+    """
+    before = session.ranking, session.averaged, session.waited
+    try:
+        _validate_and_keep(session, tracker)
+        session.pending = False
+    except PostponedError:
+        session.ranking, session.averaged, session.waited = before
+        session.pending = True
+        tracker.recorder.tell(f"asked to end: the validation of step {session.global_step} is left to the run that goes on")
+    tracker.begin()
+    return not session.pending
+
+
+def _validate_and_keep(session: Session, tracker: Tracker) -> None:
     found = _validated(session, tracker, session.model, "validation")
     step, kept = session.global_step, tracker.recorder.kept()
     session.ranking = session.ranking.add(found.scores.detokenised, step, kept)
     best = session.ranking.best
-    session.waited = 0 if best is not None and best.step == step else session.waited + 1
+    waits = (best is None or best.step != step) and not session.prunes_on
+    session.waited = session.waited + 1 if waits else 0
     if step in session.ranking.steps:
         save_checkpoint(tracker.folder / BEST / name_of(step), session.model, _told(session, found), session.scheduler.text)
         _average(session, tracker, found, kept)
-    tracker.begin()
 
 
 def bring(session: Session, own: Path | None, folder: Path) -> None:
@@ -39,6 +59,8 @@ def bring(session: Session, own: Path | None, folder: Path) -> None:
         for name in (*names, AVERAGE):
             if own is not None and is_checkpoint(own / name):
                 shutil.copytree(load_checkpoint(own / name).path, folder / name)
+    else:
+        _set_aside(session, folder)
     there = [entry for entry in session.ranking.entries if is_checkpoint(folder / BEST / name_of(entry.step))]
     if lost := [str(entry.step) for entry in session.ranking.entries if entry not in there]:
         session.notes.append(
@@ -47,6 +69,37 @@ def bring(session: Session, own: Path | None, folder: Path) -> None:
     session.ranking = replace(session.ranking, entries=tuple(there))
     if session.averaged is not None and _averaged_steps(folder / AVERAGE) != session.averaged.steps:
         session.averaged = None  # what lies there is of a later step; the next average takes its place
+
+
+def _set_aside(session: Session, folder: Path) -> None:
+    """A run that goes on from an older step takes another course from there: what it wrote after that step goes into a folder of its own.
+
+    From the newest step on it writes the same again, and what a crash left there is soon replaced.
+    """
+    step, last = session.scheduler.clock.step, _step_in(folder / LAST)
+    if last == step:
+        return
+    kept = () if session.averaged is None else session.averaged.steps
+    found = [path for place in (folder, folder / BEST) for number, path in steps_in(place).items() if number > session.global_step]
+    found += [folder / AVERAGE] if _averaged_steps(folder / AVERAGE) not in {kept, ()} else []
+    found += [folder / LAST] if is_checkpoint(folder / LAST) and (last is None or last > step) else []
+    if not found:
+        return
+    aside = next(path for number in count(1) if not (path := folder / f"aside-{number}").exists())
+    for path in found:
+        (aside / path.relative_to(folder)).parent.mkdir(parents=True, exist_ok=True)
+        standing(path.resolve()).rename(aside / path.relative_to(folder))
+    session.save(folder / LAST)
+    names = ", ".join(path.relative_to(folder).as_posix() for path in found)
+    session.notes.append(f"the run had gone on from here: what it kept of later steps is set aside in {aside} ({names})")
+
+
+def _step_in(path: Path) -> int | None:
+    """The step of a checkpoint; None where there is none, or a damaged one."""
+    try:
+        return step_of(path)
+    except CheckpointError:
+        return None
 
 
 def _averaged_steps(path: Path) -> tuple[int, ...]:
@@ -77,13 +130,16 @@ def _average(session: Session, tracker: Tracker, found: Validation, kept: int) -
         found = _validated(session, tracker, model, "average")
     before = session.averaged
     if before is None or before.kept != kept or found.scores.detokenised >= before.bleu:
-        session.averaged = Averaged(found.scores.detokenised, found.scores.tokenised, mean.steps, kept)
+        scores, own = found.scores, {entry.step: entry.score for entry in session.ranking.entries}
+        bleus = tuple(own[step] for step in mean.steps)
+        signatures = scores.detokenised_signature, scores.tokenised_signature
+        session.averaged = Averaged(scores.detokenised, scores.tokenised, mean.steps, kept, bleus, signatures)
         state = with_masks(_told(session, found), mean.average.snapshot.masks)
-        save_checkpoint(tracker.folder / AVERAGE, model, {**state, "averaged": list(mean.steps)}, session.scheduler.text)
+        about = {"averaged": list(mean.steps), "averaged_bleus": list(bleus)}
+        save_checkpoint(tracker.folder / AVERAGE, model, {**state, **about}, session.scheduler.text)
     else:
-        told, stays = (", ".join(map(str, sorted(steps))) for steps in (mean.steps, before.steps))
         figures = f"BLEU {found.scores.detokenised:.2f}, not {before.bleu:.2f}"
-        tracker.recorder.tell(f"the average of the steps {told} is worse ({figures}): {AVERAGE} stays that of {stays}")
+        tracker.recorder.tell(f"{of_steps(mean.steps)} is worse ({figures}): {AVERAGE} stays {of_steps(before.steps)}")
 
 
 def _mean(session: Session, folder: Path) -> _Mean:
@@ -113,7 +169,8 @@ def _validated(session: Session, tracker: Tracker, model: Any, split: str) -> Va
     corpus = session.corpus
     tracker.progress.begin(split, total=len(session.valid), done=0)
     found = validate(
-        model, session.valid, corpus.valid.target, session.vocabularies.target, corpus.target, decoding(session), tracker.progress
-    )
+        model, session.valid, corpus.valid.target, session.vocabularies.target, corpus.target, decoding(session), tracker.progress,
+        tracker.before_batch,
+    )  # fmt: skip
     tracker.evaluated(split, found, None if model is session.model else model)
     return found

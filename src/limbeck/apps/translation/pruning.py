@@ -200,6 +200,14 @@ def _row(named: Named, targets: Mapping[str, float | None], choice: Choice | Non
     return PruningRow(named.name, named.aliases, neurst_name(named.name), shape, pruned, choice.why, target, zeros, count, nonzeros)
 
 
+def target_of(scheduler: Scheduler) -> float | None:
+    """The sparsity that all pruned parameters together are to reach; 0 where none is pruned, None where it depends on data."""
+    targets, parameters = _targets(scheduler), scheduler.state.parameters
+    sizes = {name: parameters[name].parameter.numel() for name in targets}
+    known = [target * sizes[name] for name, target in targets.items() if target is not None]
+    return None if len(known) < len(targets) else sum(known) / max(sum(sizes.values()), 1)
+
+
 def _targets(scheduler: Scheduler) -> dict[str, float | None]:
     """What every pruned parameter is to reach: the last renewal of the last policy that knows."""
     found: dict[str, float | None] = {}

@@ -53,6 +53,16 @@ class Averaged:
     tokenised: float
     steps: tuple[int, ...]
     kept: int
+    bleus: tuple[float, ...] = ()
+    """What each snapshot reached by itself, in the order of the steps."""
+    signatures: tuple[str, ...] = ()
+    """How BLEU was computed, and how of Moses' tokens."""
+
+    @classmethod
+    def of(cls, saved: Mapping[str, Any]) -> Averaged:
+        """What a checkpoint holds of it."""
+        lists = {name: tuple(saved.get(name, ())) for name in ("steps", "bleus", "signatures")}  # early versions saved the first one alone
+        return cls(**{**saved, **lists})
 
 
 @dataclass
@@ -77,7 +87,11 @@ class Session:
     tested: dict[str, Validation] = field(default_factory=dict)
     """What came of the tests, by their names."""
     waited: int = 0
-    """Validations since the best one."""
+    """Validations since the best one, once the schedule has nothing to do any more."""
+    pending: bool = False
+    """Whether the validation of the last step is still to be done, for which the process was not given the time."""
+    learning_rate: float | None = None
+    """That of the last step; None before the first."""
     seconds: float = 0.0
     running: Running = field(default_factory=lambda: Running((0.0, 0.0)))
     """Sums of losses, with label smoothing and without, steps and target tokens since the last log line."""
@@ -91,6 +105,15 @@ class Session:
     def global_step(self) -> int:
         """What the steps that are done are called, those before this run included."""
         return self.options.global_step(self.scheduler.clock.step)
+
+    @property
+    def prunes_on(self) -> bool:
+        """Whether the last firing of a policy is to come, or the first one of many; learning rates do not count."""
+        clock, unlike = self.scheduler.clock, (window for window, action in self.scheduler.schedule if not isinstance(action, LearningRate))
+        return any(
+            (window.begin if window.last is None else window.last) >= clock.read(window.unit) + (window.unit == "epoch")
+            for window in unlike
+        )
 
     def snapshot(self) -> dict[str, Any]:
         """What a checkpoint says of a model that is to be translated with: its masks too, but nothing to train on with."""
@@ -112,6 +135,8 @@ class Session:
             "ranking": self.ranking.state,
             "averaged": None if self.averaged is None else asdict(self.averaged),
             "waited": self.waited,
+            "pending": self.pending,
+            "learning_rate": self.learning_rate,
             "seconds": self.seconds,
             "running": self.running.flat,
         }
@@ -148,8 +173,9 @@ def resume(checkpoint: Checkpoint, options: TrainOptions, schedule: Path | None)
     session.optimizer.load_state_dict(saved["optimizer"])
     session.ranking = session.ranking.restored(saved["ranking"])
     kept = saved["averaged"]
-    session.averaged = None if kept is None else Averaged(**{**kept, "steps": tuple(kept["steps"])})
+    session.averaged = None if kept is None else Averaged.of(kept)
     session.waited, session.seconds, session.running = saved["waited"], saved["seconds"], Running.of(saved["running"])
+    session.pending, session.learning_rate = saved.get("pending", False), saved.get("learning_rate")  # which early versions did not save
     set_rng_state(saved["rng"])
     return session
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -16,11 +16,14 @@ from limbeck.apps.loop import Interrupt
 from limbeck.apps.progress import Progress
 from limbeck.apps.record import Recorder, Reports, Running
 from limbeck.apps.translation.prepare import APPLICATION
+from limbeck.apps.translation.pruning import target_of
 from limbeck.apps.translation.session import Session
-from limbeck.apps.translation.validate import Validation, perplexity
+from limbeck.apps.translation.validate import PostponedError, Validation, perplexity
 
 COLUMNS = metric_columns(["perplexity", "bleu", "tokenised_bleu"], "tokens_per_second")
 """``loss`` is with label smoothing in training, and without in validations; BLEU in percent."""
+SPLITS = ("train", "validation", "average")
+"""What the log says of a run while it goes on; the rest are its tests, at the end."""
 BEST, AVERAGE, LAST = "best", "best_avg", "last"
 
 
@@ -46,29 +49,26 @@ def _about(session: Session, model: nn.Module) -> dict[str, Any]:
         "languages": [session.corpus.source, session.corpus.target],
         "parameters": sum(parameter.numel() for parameter in model.parameters()),
         "thinnings": len(session.scheduler.recipes),
-        "target_sparsity": session.options.target_sparsity,
+        "target_sparsity": session.options.target_sparsity or target_of(session.scheduler),
     }
 
 
 def _results(session: Session, tested: Mapping[str, float] | None) -> dict[str, Any]:
     best, averaged = session.ranking.best, session.averaged
+    own = {} if averaged is None else dict(zip(averaged.steps, averaged.bleus, strict=False))  # early versions saved no bleus
+    signatures = () if averaged is None else averaged.signatures
     return {
         "best_step": None if best is None else best.step,
         "best_bleu": None if best is None else best.score,
         "averaged_steps": [] if averaged is None else sorted(averaged.steps),
+        "averaged_bleus": [own[step] for step in sorted(own)],
         "validation_bleu": None if averaged is None else averaged.bleu,
         "validation_tokenised_bleu": None if averaged is None else averaged.tokenised,
         "tests": {
             name: {"bleu": found.scores.detokenised, "tokenised_bleu": found.scores.tokenised, "loss": found.loss}
             for name, found in session.tested.items()
         },
-        "signatures": next(
-            (
-                {"bleu": found.scores.detokenised_signature, "tokenised_bleu": found.scores.tokenised_signature}
-                for found in session.tested.values()
-            ),
-            None,
-        ),
+        "signatures": dict(zip(("bleu", "tokenised_bleu"), signatures, strict=True)) if signatures else None,
         "steps": session.scheduler.clock.step,
         "train_steps": session.options.train_steps,
         "initial_global_step": session.options.initial_global_step,
@@ -92,6 +92,7 @@ class Tracker:
 
     def __post_init__(self) -> None:
         self.recorder = Recorder(REPORTS, self.session, self.folder, self.log, self.progress)
+        self.recorder.learning_rate = self.session.learning_rate
 
     @property
     def over(self) -> bool:
@@ -109,6 +110,7 @@ class Tracker:
     def count(self, sums: Tensor, tokens: int) -> None:
         """What a step adds to the running totals, and its target tokens."""
         self.recorder.count(sums, tokens)
+        self.session.learning_rate = self.recorder.learning_rate = float(self.session.optimizer.param_groups[0]["lr"])
 
     def after_step(self) -> bool:
         """A step is complete: report it; gives whether a validation is due."""
@@ -119,11 +121,17 @@ class Tracker:
             self.recorder.report()
         return self.over or (step % options.eval_steps == 0 and step >= options.eval_start_at)
 
-    def evaluated(self, split: str, found: Validation, model: nn.Module | None = None) -> None:
-        """Log what came of a split, of the model in training or of the one that is given."""
+    def before_batch(self) -> None:
+        """A batch of a validation is to come; raises ``PostponedError`` where the process is asked to end at once."""
+        if self.interrupt.hurried:
+            raise PostponedError
+
+    def evaluated(self, split: str, found: Validation, model: nn.Module | None = None, what: str = "") -> None:
+        """Log what came of a split, of the model in training or of the one that is given, which may be called something else."""
         clock = self.session.scheduler.clock
         self.recorder.evaluated(split, found.measures, found.tokens_per_second, clock.epoch, model)
-        self.progress.say(f"step {self.session.global_step}: {split} {describe({**found.measures, 'sparsity': self.recorder.sparsity})}")
+        numbers = describe({**found.measures, "sparsity": self.recorder.sparsity})
+        self.progress.say(f"{what or f'step {self.session.global_step}'}: {split} {numbers}")
 
     def keep(self, validated: bool) -> None:
         """Write the checkpoints that are due after a step, and drop those that are too many; a checkpoint is dropped when no other names it."""
@@ -142,6 +150,16 @@ class Tracker:
     def finish(self, model: nn.Module | None, finished: bool) -> dict[str, Any]:
         """Write ``run.json`` of a model, by default the one in training; gives what stands in it."""
         return self.recorder.record(model, finished=finished)
+
+
+def of_steps(steps: Sequence[int]) -> str:
+    """What an average is one of.
+
+    >>> of_steps([60, 30]), of_steps([30]), of_steps([])
+    ('the average of the steps 30, 60', 'the checkpoint of step 30', '')
+    """
+    told = ", ".join(map(str, sorted(steps)))
+    return f"the {'average of the steps' if len(steps) > 1 else 'checkpoint of step'} {told}" if steps else ""
 
 
 def name_of(step: int) -> str:

@@ -21,9 +21,9 @@ from limbeck.apps.translation.keep import decoding, validate_and_keep
 from limbeck.apps.translation.loss import Losses, translation_loss
 from limbeck.apps.translation.prepare import examples_of
 from limbeck.apps.translation.pruning import pruning_table, report
-from limbeck.apps.translation.session import Session, load_trained
+from limbeck.apps.translation.session import Session, Trained, load_trained
 from limbeck.apps.translation.subwords import PAD
-from limbeck.apps.translation.track import AVERAGE, Tracker
+from limbeck.apps.translation.track import AVERAGE, Tracker, of_steps
 from limbeck.apps.translation.validate import validate
 from limbeck.summaries.render import save as save_table
 from limbeck.summaries.render import to_text
@@ -42,15 +42,16 @@ def train(session: Session, folder: Path, log: RunLog, progress: Progress) -> di
         tracker.begin()
 
         def after_step() -> None:
-            validated = tracker.after_step()
-            if validated:
-                validate_and_keep(session, tracker)
-            tracker.keep(validated)
+            due = tracker.after_step()
+            tracker.keep(due and validate_and_keep(session, tracker))
 
-        for epoch in scheduler.epochs(session.epochs):
+        if session.pending:
+            tracker.keep(validate_and_keep(session, tracker))
+        over = tracker.stopped or tracker.over  # the latter when a run that had waited long enough is resumed
+        for epoch in scheduler.epochs(0 if over else session.epochs):
             left = options.train_steps - epoch * len(session.train)
             for batches in scheduler.steps(session.train.epoch(epoch)[:left], after=after_step):
-                if tracker.stopped or tracker.over:  # the latter when a run that had waited long enough is resumed
+                if tracker.stopped:
                     break
                 optimizer.zero_grad()
                 sums, tokens = add_gradients(session, batches, loss_of)
@@ -58,11 +59,13 @@ def train(session: Session, folder: Path, log: RunLog, progress: Progress) -> di
                     torch.nn.utils.clip_grad_norm_(session.model.parameters(), options.clip_norm)
                 optimizer.step()
                 tracker.count(sums, tokens)
-            if tracker.stopped or tracker.over:
+            if tracker.stopped:
                 break
     _report(session, folder, tracker)
-    finished = tracker.over
-    return tracker.finish(None, finished) if interrupt.hurried and not finished else _test(session, folder, tracker, finished)
+    average = load_trained(folder / AVERAGE, session.device) if is_checkpoint(folder / AVERAGE) else None
+    if average is None or interrupt.hurried:  # nothing was validated yet, or there is no time for a test
+        return tracker.finish(None if average is None else average.model, tracker.over and not interrupt.hurried)
+    return _test(session, tracker, average)
 
 
 LossFunction = Callable[[Batch], Losses]
@@ -118,15 +121,13 @@ def _report(session: Session, folder: Path, tracker: Tracker) -> None:
         tracker.recorder.tell(to_text(replace(table, columns=columns, rows=shown, notes=(*table.notes, rest))))
 
 
-def _test(session: Session, folder: Path, tracker: Tracker, finished: bool) -> dict[str, Any]:
-    """Test the average; before the first validation there is none, and no test."""
-    if not is_checkpoint(folder / AVERAGE):
-        return tracker.finish(None, finished)
-    model, corpus, vocabularies = load_trained(folder / AVERAGE, session.device).model, session.corpus, session.vocabularies
+def _test(session: Session, tracker: Tracker, average: Trained) -> dict[str, Any]:
+    """Test the average."""
+    model, corpus, vocabularies = average.model, session.corpus, session.vocabularies
     for name, pairs in corpus.tests.items():
         tracker.progress.begin(name, total=len(pairs), done=0)
         examples = examples_of(pairs, vocabularies)
         found = validate(model, examples, pairs.target, vocabularies.target, corpus.target, decoding(session), tracker.progress)
         session.tested[name] = found
-        tracker.evaluated(name, found, model)
-    return tracker.finish(model, finished)
+        tracker.evaluated(name, found, model, of_steps(average.checkpoint.state["averaged"]))
+    return tracker.finish(model, tracker.over)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -49,6 +49,14 @@ class Validation:
         }
 
 
+class PostponedError(Exception):
+    """A validation was given up between two batches: there is no time for it now."""
+
+
+def _go_on() -> None:
+    """Nothing keeps a validation from its next batch."""
+
+
 def perplexity(loss: float) -> float:
     """``exp(loss)``; infinite where that overflows.
 
@@ -58,12 +66,16 @@ def perplexity(loss: float) -> float:
     return math.inf if loss >= 700 else math.exp(loss)
 
 
-def translations(model: Transformer, examples: Examples, target: Subwords, how: Decoding, progress: Progress | None = None) -> list[str]:
+def translations(
+    model: Transformer, examples: Examples, target: Subwords, how: Decoding, progress: Progress | None = None,
+    before_batch: Callable[[], None] = _go_on,
+) -> list[str]:  # fmt: skip
     """The translation of every sentence, in the examples' order; ``progress`` counts sentences."""
     device = next(model.parameters()).device
     batches = evaluation_batches(examples, how.batch_size, device)
     found = [""] * len(examples)
     for step, batch in enumerate(batches):
+        before_batch()
         with autocast(device, how.amp):
             numbers = translate(model, batch.source, how.beam_size, how.length_penalty)
         for place, sentence in zip(batches.rows(step).tolist(), numbers, strict=True):
@@ -91,11 +103,15 @@ def mean_loss(model: Transformer, examples: Examples, how: Decoding) -> float:
 
 def validate(
     model: Transformer, examples: Examples, references: Sequence[str], subwords: Subwords, language: str, how: Decoding,
-    progress: Progress | None = None,
+    progress: Progress | None = None, before_batch: Callable[[], None] = _go_on,
 ) -> Validation:  # fmt: skip
-    """Translate a split and hold it against its references, which are text in ``language``; the model's mode stays as it is."""
+    """Translate a split and hold it against its references, which are text in ``language``; the model's mode stays as it is.
+
+    ``before_batch`` is called before each batch of translations; what it raises, ``PostponedError`` for one, ends the validation.
+    """
     began = time.monotonic()
+    before_batch()
     loss = mean_loss(model, examples, how)
-    found = score(translations(model, examples, subwords, how, progress), references, language)
+    found = score(translations(model, examples, subwords, how, progress, before_batch), references, language)
     tokens = int(examples.target.lengths.sum()) + len(examples)
     return Validation(loss, found, tokens / max(time.monotonic() - began, 1e-9))

@@ -18,7 +18,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from limbeck.config import Plan, Rehearsal, Report, check_file, load_schedule, plan, rehearse
+    from limbeck.config import Plan, Rehearsal, Report, check_file, load_quantizer, load_schedule, plan, rehearse
     from limbeck.errors import (
         CaptureError,
         CheckpointError,
@@ -50,7 +50,7 @@ if TYPE_CHECKING:
     from limbeck.training import LearningRate, PlateauDecay
 
 _HOMES = {
-    "limbeck.config": ("Plan", "Rehearsal", "Report", "check_file", "load_schedule", "plan", "rehearse"),
+    "limbeck.config": ("Plan", "Rehearsal", "Report", "check_file", "load_quantizer", "load_schedule", "plan", "rehearse"),
     "limbeck.errors": (
         "CaptureError",
         "CheckpointError",
@@ -124,6 +124,7 @@ __all__ = [
     "attach",
     "check_file",
     "collect_stats",
+    "load_quantizer",
     "load_schedule",
     "load_thinned",
     "plan",

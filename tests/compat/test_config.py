@@ -423,9 +423,9 @@ QUANTIZING = (
 )
 
 
-def test_a_section_that_is_not_there_yet_gives_one_error(tmp_path: Path) -> None:
+def test_a_quantizer_that_is_not_there_yet_gives_one_error(tmp_path: Path) -> None:
     [found] = faults(Words(), QUANTIZING, tmp_path)
-    assert "this version of Limbeck has no quantizers" in found
+    assert "no quantizer class is named 'DorefaQuantizer'; choose one of PostTrainLinearQuantizer" in found
 
 
 def test_a_learning_rate_without_an_optimizer_is_told(tmp_path: Path) -> None:

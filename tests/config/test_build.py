@@ -11,7 +11,8 @@ import torch
 import yaml
 from torch import nn
 
-from limbeck.config.build import load_schedule
+from limbeck.config.build import load_quantizer, load_schedule
+from limbeck.config.plan import plan
 from limbeck.errors import ScheduleError, ScheduleWarning
 from limbeck.pruning import Prune
 from limbeck.schedules import Window
@@ -138,6 +139,28 @@ def test_plugins_run_only_with_permission(tmp_path: Path, monkeypatch: pytest.Mo
         with pytest.raises(ScheduleError) as caught:
             load_schedule(schedule, network(), allow_plugins=True)
         assert caught.value.faults == (f"line 1, pruners.p: {message}",)
+
+
+INT8 = "quantizers: {int8: {class: PostTrainLinearQuantizer, clip_acts: AVG}}"
+
+
+def test_a_quantizer_waits_for_the_end_of_the_training_that_its_file_describes() -> None:
+    both, model = TEXT.replace("lr_schedulers:", f"{INT8}\nlr_schedulers:"), network()
+    assert len(load_schedule(both, model, torch.optim.SGD(model.parameters(), lr=0.1)).schedule) == 4
+    quantizer = load_quantizer(both)
+    assert quantizer.arguments["clip_acts"] == "avg"
+    planned = plan({"quantizers": {"int8": {"class": "PostTrainLinearQuantizer"}}}, network())
+    assert planned.afterwards == ("PostTrainLinearQuantizer 'int8': limbeck quantize FILE --model RUN applies it to a trained model",)
+    assert planned.nonzeros == planned.weights
+
+
+def test_a_file_of_quantizers_alone_is_no_training_and_one_of_a_training_alone_quantizes_nothing() -> None:
+    with pytest.raises(
+        ScheduleError, match="line 1, quantizers: nothing is applied while training: there are only quantizers; limbeck quantize"
+    ):
+        load_schedule(f"{INT8}\n", network())
+    with pytest.raises(ScheduleError, match="there are no quantizers; name one, as in"):
+        load_quantizer(TEXT)
 
 
 def test_there_are_schedules_to_test() -> None:

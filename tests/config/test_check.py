@@ -24,6 +24,7 @@ from limbeck.tile import Tile
 AGP = "{class: AutomatedGradualPruner, initial_sparsity: 0.1, final_sparsity: 0.9, weights: [0.weight]}"
 CHOICES = f"docs/schedule.md tells which pruner is for what, and limbeck schema lists all {len(PRUNERS)}"
 ONCE = "policies: [{pruner: {instance_name: p}, epochs: [0]}]"
+INT8 = "{class: PostTrainLinearQuantizer, bits_activations: 8}"
 RATE = "policies: [{lr_scheduler: {instance_name: lr}, epochs: [0]}]"
 
 
@@ -165,6 +166,14 @@ def test_an_absent_version_is_version_1_and_an_empty_section_is_none() -> None:
     assert report(f"pruners: {{p: {AGP}}}\nextensions:\n{ONCE}") == "schedule: no faults"
 
 
+def test_a_quantizer_needs_no_policy_and_leaves_those_of_a_training_alone() -> None:
+    assert report(f"quantizers: {{q: {INT8}}}") == "schedule: no faults"
+    assert report(f"pruners:\n  p: {AGP}\nquantizers: {{q: {INT8}}}\n{ONCE}") == "schedule: no faults"
+    assert report(f"pruners:\n  p: {AGP}\nquantizers: {{q: {INT8}}}").endswith(
+        "line 2, pruners.p: declared, but no policy applies this pruner"
+    )
+
+
 def test_a_declared_instance_that_no_policy_applies_is_a_warning() -> None:
     text = f"version: 1\npruners:\n  p: {AGP}\n  fine: {AGP}\n{ONCE}"
     assert report(text) == "schedule: no faults\nschedule: 1 warning\n  line 4, pruners.fine: declared, but no policy applies this pruner"
@@ -215,9 +224,26 @@ def test_a_declared_instance_that_no_policy_applies_is_a_warning() -> None:
          "line 1, pruners.p.target_sparsity: '5%' should be a number; write 0.05"),
         (f"pruners: {{p: {{class: SparsityLevelParameterPruner, levels: {{fc1.weight: 80}}}}}}\n{ONCE}",
          "line 1, pruners.p.levels['fc1.weight']: 80 should be less than or equal to 1; for 80 % write 0.8"),
-        (f"pruners: {{p: {AGP}}}\nquantizers: {{q: {{class: Q}}}}\npolicies: [{{quantizer: {{instance_name: q}}, epochs: [0]}}, "
-         "{pruner: {instance_name: p}, epochs: [0]}]",
-         "line 2, quantizers.q: no quantizer class is named 'Q'; this version of Limbeck has no quantizers"),
+        ("quantizers: {q: {class: DorefaQuantizer}}",
+         "line 1, quantizers.q: no quantizer class is named 'DorefaQuantizer'; choose one of PostTrainLinearQuantizer"),
+        (f"quantizers:\n  q: {INT8}\n  r: {INT8}",
+         "line 3, quantizers.r: a model is quantized once, and 'q' does it already; leave one of them in the file"),
+        (f"quantizers: {{q: {INT8}}}\npolicies: [{{quantizer: {{instance_name: q}}, epochs: [0]}}]",
+         "line 2, policies[0].quantizer: 'q' comes after training: limbeck quantize FILE --model RUN applies it to a trained model; "
+         "take the policy out"),
+        ("quantizers:\n  q:\n    class: PostTrainLinearQuantizer\n    bits_activations: 40",
+         "line 4, quantizers.q.bits_activations: 40 should be less than or equal to 16"),
+        ("quantizers:\n  q:\n    class: PostTrainLinearQuantizer\n    mode: ASYMETRIC_SIGNED",
+         "line 4, quantizers.q.mode: no mode is named 'ASYMETRIC_SIGNED'; did you mean 'asymmetric_signed'?"),
+        ("quantizers:\n  q:\n    class: PostTrainLinearQuantizer\n    mode: {acts: symmetric}",
+         "line 4, quantizers.q.mode: a mode is a name, or a mapping with a name each for 'activations' and 'weights'"),
+        ("quantizers:\n  q:\n    class: PostTrainLinearQuantizer\n    clip_act: avg",
+         "line 4, quantizers.q: PostTrainLinearQuantizer has no 'clip_act'; did you mean 'clip_acts'?"),
+        ("quantizers:\n  q:\n    class: PostTrainLinearQuantizer\n    overrides:\n      fc: {bits_wieghts: 4, clip_n_stds: 0}",
+         "line 5, quantizers.q.overrides.fc: clip_n_stds should be greater than 0, not 0; "
+         "unknown key 'bits_wieghts'; did you mean 'bits_weights'?"),
+        ("quantizers:\n  q:\n    class: PostTrainLinearQuantizer\n    overrides: [fc]",
+         "line 4, quantizers.q.overrides: a list should be a mapping"),
         (f"pruners:\n  p:\n    class: SparsityLevelParameterPruner\n{ONCE}", "line 2, pruners.p: SparsityLevelParameterPruner needs 'levels'"),
         (f"pruners:\n  p:\n    class: SparsityLevelParameterPruner\n    levels: {{0.weight: 1.5}}\n{ONCE}",
          "line 4, pruners.p.levels['0.weight']: 1.5 should be less than or equal to 1"),

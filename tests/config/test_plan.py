@@ -112,6 +112,7 @@ def test_the_json_is_as_documented() -> None:
         "pools": [],
         "total": {"weights": 40, "nonzeros": 20, "sparsity": 0.5},
         "warnings": [],
+        "afterwards": [],
     }
 
 

@@ -109,6 +109,8 @@ def print_plan(plan: Plan, console: Console | None = None) -> None:
     table.add_section()
     table.add_row("[bold]total[/]", f"[bold]{plan.weights:,}[/]", f"[bold]{share}[/]", f"[bold]{_count(plan.nonzeros)}[/]")
     out.print(table)
+    for later in plan.afterwards:
+        out.print(f"after training, {later}", highlight=False, markup=False)
     for warning in plan.warnings:
         out.print(f"[yellow]warning:[/] {warning}", highlight=False)
 

@@ -1,6 +1,6 @@
 """Schedule files: read, checked, built, planned."""
 
-from limbeck.config.build import check_file, load_schedule
+from limbeck.config.build import check_file, load_quantizer, load_schedule
 from limbeck.config.plan import plan
 from limbeck.config.rehearsal import Rehearsal, RehearsedRow
 from limbeck.config.rehearse import rehearse
@@ -19,6 +19,7 @@ __all__ = [
     "Row",
     "check_file",
     "json_schema",
+    "load_quantizer",
     "load_schedule",
     "plan",
     "rehearse",

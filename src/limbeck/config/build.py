@@ -18,6 +18,7 @@ from limbeck.errors import ScheduleWarning
 from limbeck.events import Action
 from limbeck.graph import Inputs
 from limbeck.names import Named, named_parameters
+from limbeck.quantization.quantizers import PostTraining
 from limbeck.scheduler import Scheduler
 from limbeck.schedules import Window
 
@@ -52,6 +53,23 @@ def load_schedule(
     return built(checked, model, optimizer, example_inputs)
 
 
+def load_quantizer(source: Source, *, allow_plugins: bool = False) -> PostTraining:
+    """The post-training quantizer of a schedule file, for ``prepare`` to apply to a trained model; its pruners and policies are left alone.
+
+    >>> load_quantizer({"quantizers": {"int8": {"class": "PostTrainLinearQuantizer", "clip_acts": "avg"}}}).arguments["clip_acts"]
+    'avg'
+
+    Raises ``ScheduleError`` with all faults of the file, and where it has no quantizer.
+    """
+    checked = check(load(source), plugins="import" if allow_plugins else "refuse")
+    found = [entry.made for entry in checked.entries.values() if isinstance(entry.made, PostTraining)]
+    if checked.report.ok and not found:
+        message = "there are no quantizers; name one, as in {int8: {class: PostTrainLinearQuantizer, bits_activations: 8}}"
+        checked.report.faults.append(checked.document.fault(message, ("quantizers",)))
+    checked.report.raise_if_faulty()
+    return found[0]
+
+
 def built(checked: Checked, model: nn.Module, optimizer: Optimizer | None = None, example_inputs: Inputs | None = None) -> Scheduler:
     """The scheduler of a schedule that was read without faults; its text is that of the file, or of the mapping as a file."""
     text = checked.document.text
@@ -78,6 +96,7 @@ def read_schedule(
         _ask_for_optimizer(checked)
     if by_step:
         _refuse_epochs(checked)
+    _refuse_nothing(checked)
     checked.report.raise_if_faulty()
     if checked.report.warnings:
         warnings.warn(checked.report.warning_text(), ScheduleWarning, stacklevel=stacklevel)
@@ -106,6 +125,14 @@ def _ask_for_optimizer(checked: Checked) -> None:
         if policy.kind == "lr_scheduler":
             message = "changes the learning rate and needs the optimizer: load_schedule(file, model, optimizer)"
             checked.report.faults.append(checked.document.fault(message, (*policy.path, policy.kind)))
+
+
+def _refuse_nothing(checked: Checked) -> None:
+    """Note that a training is asked for by a file that has something for afterwards alone."""
+    later = next((entry.section for entry in checked.entries.values() if entry.section.afterwards), None)
+    if later is not None and checked.report.ok and not checked.policies:
+        message = f"nothing is applied while training: there are only {later.name}; {later.afterwards}"
+        checked.report.faults.append(checked.document.fault(message, (later.name,)))
 
 
 def _refuse_epochs(checked: Checked) -> None:

@@ -33,6 +33,7 @@ from limbeck.names import Named
 VERSION = 1
 FEW = 5
 """More choices than this are not listed."""
+NOTHING_APPLIED = "no policies: nothing would be applied; list under 'policies' what is applied when"
 KEYS = ("version", *(section.name for section in SECTIONS), "policies")
 
 Plugins = Literal["refuse", "allow", "import"]
@@ -82,7 +83,8 @@ def check(
             checked.policies = check_policies(document, tree["policies"], declared, checked.report.faults)
             _check_uses(checked, parameters)
             _check_meetings(checked, parameters)
-            _warn_of_idle(checked, tree["policies"])
+        if tree.get("policies") or checked.report.ok:
+            _warn_of_idle(checked, tree.get("policies"))
     elif not document.faults:
         what = "is empty" if tree is None else f"is {show(tree)}"
         checked.report.faults.append(Fault(f"the schedule {what}; it must be a mapping of {', '.join(KEYS)}"))
@@ -104,8 +106,8 @@ def _check_root(checked: Checked, tree: Mapping[str, object]) -> None:
     if isinstance(version, bool) or version != VERSION:
         what = "is empty" if version is None else f"version {show(version)} is unknown"
         faults.append(document.fault(f"{what}; this program reads version {VERSION}", ("version",)))
-    if not tree.get("policies"):
-        faults.append(document.fault("no policies: nothing would be applied; list under 'policies' what is applied when", at=("policies",)))
+    if not tree.get("policies") and not any(section.afterwards and tree.get(section.name) for section in SECTIONS):
+        faults.append(document.fault(NOTHING_APPLIED, at=("policies",)))
 
 
 def _check_uses(checked: Checked, parameters: Mapping[str, Named] | None) -> None:
@@ -145,7 +147,7 @@ def _warn_of_idle(checked: Checked, policies: object) -> None:
     remedies = [(kind, did_you_mean(word, _names(checked, kind))) for kind, word in named - set(checked.entries)]
     for (kind, name), entry in checked.entries.items():
         meant = any(kind == other and f"'{name}'" in remedy for other, remedy in remedies)
-        if (kind, name) not in named and not meant:
+        if (kind, name) not in named and not meant and not entry.section.afterwards:
             path = (entry.section.name, name)
             checked.report.warnings.append(checked.document.fault(f"declared, but no policy applies this {kind}", path))
 
@@ -169,6 +171,11 @@ class _Instances:
             return
         for name, body in tree.items():
             self.checked.entries[self.section.kind, name] = self.entry(name, body, (self.section.name, name))
+        if self.section.afterwards and len(tree) > 1:
+            first, *others = tree
+            self.fault(
+                f"a model is quantized once, and '{first}' does it already; leave one of them in the file", (self.section.name, others[0])
+            )
 
     def entry(self, name: str, body: object, path: Path) -> Entry:
         """One instance, made as far as it has no faults."""

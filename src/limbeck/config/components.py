@@ -15,6 +15,7 @@ from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 from limbeck.events import Action
 from limbeck.pruning import Prune, Pruner
 from limbeck.pruning.methods import PRUNERS
+from limbeck.quantization.quantizers import QUANTIZERS, PostTraining
 from limbeck.regularization import REGULARIZERS, Regularize, Regularizer
 from limbeck.thinning import Thin
 from limbeck.thinning.extensions import EXTENSIONS, Remover
@@ -53,6 +54,8 @@ class Section:
     """Classes that exist but that no file can describe, and what they need."""
     blank: object = None
     """Stands in for an instance that has faults, so that what policies ask of it can be checked; None where they ask nothing."""
+    afterwards: str = ""
+    """Says of instances that no policy applies, because it comes after training, how they are applied."""
 
 
 @dataclass(frozen=True)
@@ -110,7 +113,13 @@ SECTIONS: tuple[Section, ...] = (
         targets=lambda regularizer: regularizer.targets,
         blank=Regularizer("a regularizer", {}, "Max"),
     ),
-    Section("quantizers", "quantizer"),
+    Section(
+        "quantizers",
+        "quantizer",
+        QUANTIZERS,
+        instance=PostTraining,
+        afterwards="limbeck quantize FILE --model RUN applies it to a trained model",
+    ),
     Section(
         "lr_schedulers",
         "lr_scheduler",

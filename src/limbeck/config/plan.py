@@ -54,7 +54,10 @@ def plan(
         elif isinstance(action, Regularize) and action.keep_mask:
             events.cut(policy, action)
     rows, pools = events.rows(), events.pools()
-    return Plan(tuple(rows), tuple(_warnings(checked, run)), tuple(pools))
+    later = [
+        f"{entry.class_name} '{entry.name}': {entry.section.afterwards}" for entry in checked.entries.values() if entry.section.afterwards
+    ]
+    return Plan(tuple(rows), tuple(_warnings(checked, run)), tuple(pools), tuple(later))
 
 
 def _warnings(checked: Checked, run: _Run) -> list[str]:

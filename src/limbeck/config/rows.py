@@ -72,6 +72,8 @@ class Plan:
     rows: tuple[Row, ...]
     warnings: tuple[str, ...] = ()
     pools: tuple[Pool, ...] = ()
+    afterwards: tuple[str, ...] = ()
+    """What the schedule has for the time after training."""
 
     @property
     def weights(self) -> int:
@@ -99,6 +101,7 @@ class Plan:
             "pools": [_pool_as_json(pool) for pool in self.pools],
             "total": {"weights": self.weights, "nonzeros": self.nonzeros, "sparsity": self.sparsity},
             "warnings": list(self.warnings),
+            "afterwards": list(self.afterwards),
         }
 
     def _counted(self) -> list[Row]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
 
 from limbeck.config.check import VERSION
@@ -28,10 +29,15 @@ def json_schema() -> dict[str, Any]:
         "title": "Limbeck schedule",
         "type": "object",
         "properties": {"version": {"const": VERSION, "description": "the version of this language"}, **sections, "policies": policies},
-        "required": ["policies"],
+        "anyOf": [{"required": ["policies"]}, *_some(section.name for section in SECTIONS if section.afterwards)],
         "additionalProperties": False,
         "$defs": definitions,
     }
+
+
+def _some(names: Iterable[str]) -> list[dict[str, Any]]:
+    """That a section is there, and not empty."""
+    return [{"required": [name], "properties": {name: {"type": "object", "minProperties": 1}}} for name in names]
 
 
 def _section(section: Section, definitions: dict[str, Any]) -> dict[str, Any]:
@@ -48,15 +54,19 @@ def _section(section: Section, definitions: dict[str, Any]) -> dict[str, Any]:
         choices.append({"$ref": f"#/$defs/{name}"})
     by_path = {"type": "string", "pattern": f"^{PLUGIN.pattern}$"}
     plugin = {"type": "object", "properties": {"class": by_path}, "required": ["class"]}
+    use = section.afterwards or "policies apply them by these names"
+    most = {"maxProperties": 1} if section.afterwards else {}
     return {
-        "description": f"{section.name} by the names under which policies apply them",
+        "description": f"{section.name} by name; {use}",
         "type": ["object", "null"],
         "additionalProperties": {"oneOf": [*choices, plugin]},
+        **most,
     }
 
 
 def _policy() -> dict[str, Any]:
     """One policy: exactly one kind, and one of the ways to say when."""
+    kinds = [kind for kind, section in KINDS.items() if not section.afterwards]
     windows: dict[str, Any] = {
         "starting_epoch": WHOLE,
         "ending_epoch": {**POSITIVE, "description": "the first epoch that is not in the window any more"},
@@ -72,10 +82,10 @@ def _policy() -> dict[str, Any]:
     whens += [{"required": [key], "not": _any_of(windows, {key})} for key in LISTS.values()]
     return {
         "type": "object",
-        "properties": {**{kind: _use(kind) for kind in KINDS}, **windows},
+        "properties": {**{kind: _use(kind) for kind in kinds}, **windows},
         "additionalProperties": False,
         "allOf": [
-            {"oneOf": [{"required": [kind]} for kind in KINDS]},
+            {"oneOf": [{"required": [kind]} for kind in kinds]},
             {"oneOf": whens},
         ],
     }

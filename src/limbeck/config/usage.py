@@ -25,6 +25,10 @@ def faults_of_use(
     document: Document, policy: Policy, section: Section, made: object, parameters: Mapping[str, Named] | None
 ) -> Iterator[Fault]:
     """All faults of a policy; where its instance has some of its own (``made`` is None), all that do not depend on it."""
+    if section.afterwards:
+        message = f"'{policy.instance}' comes after training: {section.afterwards}; take the policy out"
+        yield from [] if made is None else [document.fault(message, (*policy.path, policy.kind))]
+        return
     arguments = (*policy.path, policy.kind, "args")
     instance = section.blank if made is None else made
     if instance is None:

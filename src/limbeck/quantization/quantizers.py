@@ -1,0 +1,96 @@
+"""The quantizers that a schedule file may name: what they are given there, before there is a model."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Annotated, Any
+
+from annotated_types import Ge, Le
+from pydantic import AfterValidator, PlainValidator, WithJsonSchema, WrapValidator
+
+from limbeck.errors import QuantizationError, did_you_mean
+from limbeck.quantization.affine import Mode
+from limbeck.quantization.clipping import CLIPPINGS, named_clipping
+from limbeck.quantization.settings import Bits, MultiplierBits, Override, Positive, Precision, checked
+
+SIDES = ("activations", "weights")
+
+
+def _mode(name: str) -> str:
+    """A mode by any of its names, as it is called here."""
+    try:
+        return str(Mode(name))
+    except ValueError:
+        remedy = did_you_mean(name.lower(), list(Mode)) or f"; the modes are {', '.join(Mode)}"
+        raise ValueError(f"no mode is named '{name}'{remedy}") from None
+
+
+def _modes(given: object) -> str | dict[str, str]:
+    """One mode, or one for ``activations`` and one for ``weights``."""
+    if isinstance(given, str):
+        return _mode(given)
+    if not isinstance(given, Mapping) or not given.keys() <= set(SIDES) or not all(isinstance(name, str) for name in given.values()):
+        raise ValueError("a mode is a name, or a mapping with a name each for 'activations' and 'weights'")
+    return {side: _mode(name) for side, name in given.items()}
+
+
+def _clipping(name: str) -> str:
+    named_clipping(name)
+    return name.lower()
+
+
+def _override(given: Any, check: Callable[[Any], Any]) -> Any:
+    """What one override says, with all that is wrong with it in one message."""
+    if not isinstance(given, Mapping):
+        return check(given)
+    try:
+        return checked({"layer": given})["layer"]
+    except QuantizationError as error:
+        faults = [fault.removeprefix("layer").lstrip(".: ").replace(": Input should", " should") for fault in error.faults]
+        raise ValueError("; ".join(faults)) from error
+
+
+_NAMES = {"enum": [name for mode in Mode for name in (mode.value, mode.name)]}
+Modes = Annotated[
+    str | dict[str, str],
+    PlainValidator(_modes),
+    WithJsonSchema({"anyOf": [_NAMES, {"type": "object", "properties": dict.fromkeys(SIDES, _NAMES), "additionalProperties": False}]}),
+]
+Clip = Annotated[str, AfterValidator(_clipping), WithJsonSchema({"enum": [*CLIPPINGS, *map(str.upper, CLIPPINGS)]})]
+
+
+@dataclass(frozen=True)
+class PostTraining:
+    """A post-training quantizer that a file describes: the arguments of ``PostTrainLinearQuantizer``, but for the model."""
+
+    arguments: Mapping[str, Any] = field(default_factory=dict)
+
+
+def post_train_linear_quantizer(  # noqa: PLR0913, PLR0917  # the options of the quantizer itself
+    bits_activations: Bits | None = 8,
+    bits_parameters: Bits | None = 8,
+    bits_accum: Annotated[int, Ge(8), Le(32)] = 32,
+    overrides: dict[str, Annotated[Override, WrapValidator(_override)]] | None = None,
+    mode: Modes = "symmetric",
+    clip_acts: Clip = "none",
+    per_channel_wts: bool = False,
+    model_activation_stats: str | None = None,
+    clip_n_stds: Positive | None = None,
+    clip_half_range: bool = False,
+    scale_approx_mult_bits: MultiplierBits | None = None,
+    inputs_quant_auto_fallback: bool = True,
+    fpq_module: Precision | None = None,
+    save_fp_weights: bool = False,
+    also_clip_weights: bool = False,
+) -> PostTraining:
+    """Numbers of a trained model become integers of few bits, or short floats; ``limbeck quantize FILE --model RUN`` applies it.
+
+    >>> post_train_linear_quantizer(clip_acts="avg").arguments["clip_acts"]
+    'avg'
+    """
+    return PostTraining(dict(locals()))
+
+
+QUANTIZERS: Mapping[str, Callable[..., PostTraining]] = {"PostTrainLinearQuantizer": post_train_linear_quantizer}
+"""By the names of files."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pickle
 from collections.abc import Mapping
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -11,10 +12,11 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
-from limbeck._tensors import load_into
+from limbeck._tensors import first_names, load_into
 from limbeck.apps.checkpoint import load_checkpoint
 from limbeck.apps.run import find_checkpoint
 from limbeck.errors import CheckpointError
+from limbeck.names import canonical, unwrap
 from limbeck.recipes import Recipe
 from limbeck.thinning.save import load_thinned
 
@@ -35,7 +37,7 @@ def load_weights(path: Path, model: nn.Module) -> tuple[Recipe, ...]:
     if path.suffix == ".safetensors":
         return _of_safetensors(path, model)
     tensors = _tensors(_unpickled(path), path)
-    load_into(model, tensors, {}, str(path))
+    load_into(model, _tied_alike(tensors, model), {}, str(path))
     return ()
 
 
@@ -48,8 +50,21 @@ def _of_safetensors(path: Path, model: nn.Module) -> tuple[Recipe, ...]:
         raise CheckpointError(f"{path} is damaged ({error}); fetch or save it anew") from error
     if thinned:
         return tuple(load_thinned(path, model))
-    load_into(model, tensors, {}, str(path))
+    load_into(model, _tied_alike(tensors, model), {}, str(path))
     return ()
+
+
+def _tied_alike(tensors: Mapping[str, Tensor], model: nn.Module) -> dict[str, Tensor]:
+    """The tensors of a file, which knows of no ties: what the model has as one tensor is one where the file has it once, or several times the same."""
+    found, spelt = dict(tensors), {canonical(name): name for name in tensors}
+    groups: dict[str, list[str]] = {}
+    for name, first in first_names(unwrap(model).state_dict(keep_vars=True)).items():
+        groups.setdefault(first, []).append(name)
+    for names in groups.values():
+        held = [found[spelt[canonical(name)]] for name in names if canonical(name) in spelt]
+        if len(names) > 1 and held and all(torch.equal(held[0], other) for other in held[1:]):
+            found |= {spelt.get(canonical(name), name): held[0] for name in names}
+    return found
 
 
 def _unpickled(path: Path) -> Any:
@@ -72,3 +87,20 @@ def _tensors(tree: Any, path: Path) -> dict[str, Tensor]:
     if not isinstance(tree, Mapping) or not tree or not all(isinstance(value, Tensor) for value in tree.values()):
         raise CheckpointError(f"{path} holds no state dict; save one: torch.save(model.state_dict(), '{path.name}')")
     return {str(name): tensor for name, tensor in tree.items()}
+
+
+def fingerprint(model: nn.Module) -> str:
+    """Names and values of all parameters and buffers as 16 digits.
+
+    >>> layer = nn.Linear(2, 2)
+    >>> before = fingerprint(layer)
+    >>> with torch.no_grad():
+    ...     _ = layer.bias.add_(1)
+    >>> before == fingerprint(layer), len(before)
+    (False, 16)
+    """
+    digest = sha256()
+    for name, tensor in model.state_dict().items():
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+        digest.update(tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()[:16]

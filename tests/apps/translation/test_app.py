@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
+import torch
 from safetensors.torch import load_file
 
 from apps.translation.conftest import PRUNED, SMALL, invoke, rows_of
 from limbeck.apps.translation import keep
 from limbeck.apps.translation.bleu import Scores
+from limbeck.apps.translation.session import load_trained
 from limbeck.apps.translation.validate import Validation
+from limbeck.apps.weights import load_weights
 
 SEED = "(ln/gamma)|(ln/beta)|(modalit)"
 """The pattern of NeurST's page on weight pruning."""
@@ -95,6 +99,26 @@ def test_evaluate_says_what_the_run_says(pruned: Path) -> None:
     assert "beam 1, length penalty 0.6" in text
     assert "tok:13a" in text
     assert "no split is named 'test_b'; did you mean 'test_a'?" in str(invoke(f"translate evaluate {pruned} --split test_b").exception)
+
+
+def test_evaluate_needs_no_files_but_those_of_its_split(tmp_path: Path, folder: Path, dense: Path) -> None:
+    for language in ("en", "de"):
+        (tmp_path / f"test_c.{language}").write_text((folder / f"test_a.{language}").read_text())
+    found = json.loads(invoke(f"translate evaluate {dense} --data {tmp_path} --json").output)["splits"]
+    assert found["test_c"]["bleu"] == json.loads((dense / "run.json").read_text())["tests"]["test_a"]["bleu"]
+    assert "no split is named 'dev'; there are test_c" in str(invoke(f"translate evaluate {dense} --data {tmp_path} --split dev").exception)
+
+
+def test_a_file_of_weights_brings_no_subwords_which_is_told(tmp_path: Path, folder: Path, dense: Path) -> None:
+    line = f"translate train --data {folder} {SMALL} --train_steps 1 --save {tmp_path / 'run'}"
+    result = invoke(f"{line} --pretrain_model {dense / 'last' / 'model.safetensors'}")
+    assert f"is a part of a checkpoint, which brings its subwords too; give {dense / 'last'}" in str(result.exception)
+    model = load_trained(dense).model
+    torch.save(model.state_dict(), tmp_path / "alone.pt")
+    load_weights(shutil.copy(dense / "last" / "model.safetensors", tmp_path / "alone.safetensors"), model)  # tied ones are there once
+    result = invoke(f"{line} --pretrain_model {tmp_path / 'alone.pt'}")
+    assert result.exit_code == 0, result.output
+    assert "alone.pt holds weights alone, so subwords are learnt anew" in result.output
 
 
 def test_generate_translates_line_by_line(tmp_path: Path, dense: Path) -> None:

@@ -16,7 +16,7 @@ from limbeck.apps.loop import finite, has_bfloat16
 from limbeck.apps.progress import Progress
 from limbeck.apps.run import Network, Training, say
 from limbeck.apps.translation.batches import Examples
-from limbeck.apps.translation.data import VALID, Corpus, Pairs, decoded, lines_of, load_pairs
+from limbeck.apps.translation.data import decoded, lines_of, load_splits
 from limbeck.apps.translation.keep import bring
 from limbeck.apps.translation.options import FIXED, TrainOptions
 from limbeck.apps.translation.prepare import (
@@ -33,7 +33,7 @@ from limbeck.apps.translation.track import COLUMNS, SPLITS, of_steps
 from limbeck.apps.translation.train import train
 from limbeck.apps.translation.validate import Decoding, translations, validate
 from limbeck.config import Plan
-from limbeck.errors import DataError, did_you_mean
+from limbeck.errors import DataError
 from limbeck.names import named_parameters
 from limbeck.stats import nonzero_groups, weights
 
@@ -110,13 +110,13 @@ def run_evaluation(
 ) -> None:  # fmt: skip
     """Print BLEU, tokenised and not, of a trained model on its tests, or on one split, and how sparse it is."""
     trained = load_trained(path, device)
-    corpus = load_pairs(data or trained.options.data, *trained.languages)
+    splits = load_splits(data or trained.options.data, *trained.languages, split)
     how = search.over(decoding_of(trained, device))
     results: dict[str, Any] = {"checkpoint": str(path), "languages": list(trained.languages), **_sparsity(trained), "splits": {}}
-    for name, pairs in splits(corpus, split).items():
+    for name, pairs in splits.items():
         examples = examples_of(pairs, trained.vocabularies)
         with Progress(len(pairs), name, console=Console(stderr=True)) as progress:
-            found = validate(trained.model, examples, pairs.target, trained.vocabularies.target, corpus.target, how, progress)
+            found = validate(trained.model, examples, pairs.target, trained.vocabularies.target, trained.languages[1], how, progress)
         results["splits"][name] = {
             **found.measures,
             "signature": found.scores.detokenised_signature,
@@ -139,19 +139,6 @@ def decoding_of(trained: Trained, device: torch.device) -> Decoding:
     """How the run of a model translated."""
     options = trained.options
     return Decoding(options.beam_size, options.length_penalty, options.eval_batch_size, options.amp and has_bfloat16(device))
-
-
-def splits(corpus: Corpus, name: str | None) -> dict[str, Pairs]:
-    """One split by its name, or all tests; raises ``DataError`` where there is none."""
-    known = {"train": corpus.train, VALID[0]: corpus.valid, **corpus.tests}
-    if name is None and corpus.tests:
-        return dict(corpus.tests)
-    wanted = VALID[0] if name in VALID else name
-    if wanted is None:
-        raise DataError(f"there is no test among these pairs; evaluate --split {VALID[0]}")
-    if wanted not in known:
-        raise DataError(f"no split is named '{name}'{did_you_mean(wanted, known)}; there are {', '.join(known)}")
-    return {wanted: known[wanted]}
 
 
 def _sparsity(trained: Trained) -> dict[str, Any]:

@@ -80,9 +80,7 @@ def load_pairs(data: str | Path = NUMBERS, source: str | None = None, target: st
     """
     if str(data) == NUMBERS:
         return _numbers(source, target)
-    folder = Path(data).expanduser()
-    if not folder.is_dir():
-        raise DataError(f"no pairs at '{data}': it is neither a folder nor '{NUMBERS}'{did_you_mean(str(data), (NUMBERS,))}; {LAYOUT}")
+    folder = _folder(data)
     files = _files(folder)
     if TRAIN not in files:
         raise DataError(f"{folder} has no train.* files; {LAYOUT}")
@@ -98,6 +96,46 @@ def load_pairs(data: str | Path = NUMBERS, source: str | None = None, target: st
     notes = [f"{dropped:,} training pairs with an empty side are left out"] if dropped else []
     tests, left_out = _tests(files, source, target)
     return Corpus(source, target, train, _measured(files[valid], source, target), tests, (*notes, *left_out))
+
+
+def load_splits(data: str | Path, source: str, target: str, split: str | None = None) -> dict[str, Pairs]:
+    """One split of what ``--data`` names, or all its tests. Only their files are read, and no others need be there.
+
+    >>> {name: len(pairs) for name, pairs in load_splits("numbers", "en", "de").items()}
+    {'test': 200}
+
+    Raises ``DataError`` where there is no such split, and as ``load_pairs`` does.
+    """
+    if str(data) == NUMBERS:
+        corpus = _numbers(source, target)
+        splits = {TRAIN: corpus.train, VALID[0]: corpus.valid, **corpus.tests}
+        return {name: splits[name] for name in _wanted(split, splits)}
+    there = {name: sides for name, sides in _files(_folder(data)).items() if {source, target} <= sides.keys()}
+    valid = next((name for name in VALID if name in there), None)
+    files = {VALID[0] if name == valid else name: sides for name, sides in there.items() if name == valid or name not in VALID}
+    return {
+        name: _without_blanks(_read(files[name], source, target))[0] if name == TRAIN else _measured(files[name], source, target)
+        for name in _wanted(split, files)
+    }
+
+
+def _wanted(split: str | None, known: Iterable[str]) -> list[str]:
+    """The splits that a name means, or all tests."""
+    names = list(known)
+    tests = [name for name in names if name.startswith(TEST)]
+    if split is None and not tests:
+        raise DataError(f"there is no test among these pairs; evaluate --split {VALID[0]}")
+    name = VALID[0] if split in VALID else split
+    if name is not None and name not in names:
+        raise DataError(f"no split is named '{split}'{did_you_mean(name, names)}; there are {', '.join(names)}")
+    return tests if name is None else [name]
+
+
+def _folder(data: str | Path) -> Path:
+    folder = Path(data).expanduser()
+    if not folder.is_dir():
+        raise DataError(f"no pairs at '{data}': it is neither a folder nor '{NUMBERS}'{did_you_mean(str(data), (NUMBERS,))}; {LAYOUT}")
+    return folder
 
 
 def _numbers(source: str | None, target: str | None) -> Corpus:

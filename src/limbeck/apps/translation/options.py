@@ -127,7 +127,7 @@ class TrainOptions:
     eval_top_checkpoints_to_keep: Annotated[Steps, Doc("Best checkpoints to keep and to average.")] = 10
     eval_estop_patience: Annotated[int, Ge(0), Doc("Stop after so many validations without a better one; 0: never.")] = 0
     average_prune_again: Annotated[
-        bool, Doc("Average best checkpoints of unlike masks too, and prune the mean to the sparsity of the newest.")
+        bool, Doc("Average best checkpoints of other masks too, if they keep as many weights, and prune the mean to as many.")
     ] = False
     beam_size: Annotated[Steps, Doc("Hypotheses of beam search; 1: greedy.")] = 4
     length_penalty: Annotated[NonNegative, Doc("Power of the length by which scores are divided.")] = 0.6

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import torch
 
-from limbeck.apps.checkpoint import Checkpoint
+from limbeck.apps.checkpoint import Checkpoint, is_checkpoint
 from limbeck.apps.run import open_checkpoint
 from limbeck.apps.translation.batches import Examples, training_batches, within
 from limbeck.apps.translation.cycles import Cycles
@@ -32,7 +32,10 @@ def prepared(options: TrainOptions) -> tuple[TrainOptions, Corpus, Vocabularies]
     corpus = load_pairs(options.data, options.source, options.target)
     if pretrained is not None:
         return options, corpus, saved_vocabularies(pretrained)
-    return options, corpus, learn_both(corpus.train, options.vocabulary, options.vocabulary_kind, options.separate_vocabulary)
+    vocabularies = learn_both(corpus.train, options.vocabulary, options.vocabulary_kind, options.separate_vocabulary)
+    if options.vocabulary == TrainOptions.vocabulary:  # as many as the text has were as many as were asked for
+        vocabularies = replace(vocabularies, notes=())
+    return options, corpus, vocabularies
 
 
 def training_examples(options: TrainOptions, corpus: Corpus, vocabularies: Vocabularies) -> tuple[Examples, list[str]]:
@@ -68,6 +71,8 @@ def saved_vocabularies(checkpoint: Checkpoint) -> Vocabularies:
 def _pretrained(options: TrainOptions) -> Checkpoint | None:
     """The checkpoint to begin with, where it is one of this application's; a file of weights alone has no subwords."""
     path = None if options.pretrain_model is None else Path(options.pretrain_model)
+    if path is not None and path.is_file() and is_checkpoint(path.parent):
+        raise LimbeckError(f"--pretrain_model {path} is a part of a checkpoint, which brings its subwords too; give {path.parent}")
     return None if path is None or path.is_file() else open_checkpoint(APPLICATION, path, "best")
 
 

@@ -151,8 +151,13 @@ def start(options: TrainOptions) -> Session:
     recipes = () if options.pretrain_model is None else load_weights(Path(options.pretrain_model), model)
     session = _assemble(options, corpus, vocabularies, model, None if options.compress is None else Path(options.compress))
     session.scheduler.inherit(recipes)
-    if options.pretrain_model is not None:
-        session.notes.insert(0, f"begins with {options.pretrain_model}: {options.type}, {vocabularies.source.size:,} subwords")
+    begins = f"begins with {options.pretrain_model or 'random weights'}: {options.type}, {vocabularies.source.size:,} subwords"
+    session.notes.insert(0, begins)
+    if options.pretrain_model is not None and Path(options.pretrain_model).is_file():
+        session.notes.insert(1, (
+            f"warning: {options.pretrain_model} holds weights alone, so subwords are learnt anew: its embeddings fit them only if it was trained "
+            "on the same pairs with the same --vocabulary; its run or checkpoint brings its own"
+        ))  # fmt: skip
     return session
 
 

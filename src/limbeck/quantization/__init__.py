@@ -15,7 +15,10 @@ from limbeck.quantization.clipping import CLIPPINGS, Clipping, Grid, Observed, O
 from limbeck.quantization.histogram import Histogram
 from limbeck.quantization.models import modular, modular_names, renamed, unmodular
 from limbeck.quantization.observe import Collector, collect_stats
+from limbeck.quantization.post_train import PostTrainLinearQuantizer
 from limbeck.quantization.recurrent import Layout, ModularRecurrent
+from limbeck.quantization.rows import Row
+from limbeck.quantization.settings import Override, Setting
 from limbeck.quantization.stats import LayerStats, Stats, TensorStats
 
 __all__ = [
@@ -30,7 +33,11 @@ __all__ = [
     "ModularRecurrent",
     "Observed",
     "OfTensor",
+    "Override",
+    "PostTrainLinearQuantizer",
     "QParams",
+    "Row",
+    "Setting",
     "Stats",
     "TensorStats",
     "as_multiplier_and_shift",

@@ -246,6 +246,15 @@ def fake_quantize(x: Tensor, params: QParams) -> Tensor:
     return _by_group(x, params, lambda values, by: _rounded(values, by).mul_(by.scale)).to(x.dtype)
 
 
+def counted(x: Tensor, params: QParams) -> Tensor:
+    """The integers as counted from the zero point, ``quantize(x) - zero_point``: what products are made of. None is -0.
+
+    >>> counted(torch.tensor([-1.0, 0.0, 3.0]), qparams(-1.0, 3.0, 8, "asymmetric_unsigned"))
+    tensor([-64.,   0., 191.])
+    """
+    return _by_group(x, params, _rounded)
+
+
 def _rounded(values: Tensor, by: Spread) -> Tensor:
     """The integers as counted from the zero point; none is -0."""
     steps: Tensor = values * by.inverse

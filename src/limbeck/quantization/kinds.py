@@ -95,9 +95,8 @@ def leaves(model: nn.Module) -> dict[str, Leaf]:
     for name, module in model.named_modules(remove_duplicate=False):
         if any(name.startswith(prefix) for prefix in hidden):
             continue
-        kind = kind_of(module)
-        if kind is Kind.OPAQUE:
-            hidden.append(f"{name}.")
+        if isinstance(module, tuple(KINDS)):
+            hidden.append(f"{name}.")  # of what torch computes inside, and of parametrizations
         elif next(module.children(), None) is not None or isinstance(module, ModularRecurrent | nn.ModuleList | nn.ModuleDict):
             continue
         places.setdefault(id(module), []).append(name)

@@ -21,7 +21,8 @@ from limbeck.quantization.clipping import named_clipping
 from limbeck.quantization.kinds import Kind
 
 
-def _mode(value: Any) -> Any:
+def mode_of(value: Any) -> Any:
+    """A mode by any of its names; a mapping of two stays one. Raises ``ValueError`` for a name that is none."""
     if isinstance(value, Mapping):
         return value
     try:
@@ -35,9 +36,12 @@ def _clipping(value: str) -> str:
     return value.lower()
 
 
+MOST_SUM_BITS = 48
+"""Sums of so many bits are exact in float64."""
+
 Bits = Annotated[int, Field(ge=1, le=MOST_BITS)]
-SumBits = Annotated[int, Field(ge=1, le=32)]
-OneMode = Annotated[Mode, BeforeValidator(_mode)]
+SumBits = Annotated[int, Field(ge=1, le=MOST_SUM_BITS)]
+OneMode = Annotated[Mode, BeforeValidator(mode_of)]
 ClippingName = Annotated[str, BeforeValidator(lambda value: _clipping(str(value)))]
 Positive = Annotated[float, Field(gt=0)]
 MultiplierBits = Annotated[int, Field(ge=2, le=31)]
@@ -73,7 +77,7 @@ class Override(TypedDict, total=False):
     bits_activations: Bits | None
     bits_weights: Bits | None
     bits_bias: SumBits | None
-    mode: Annotated[Mode | Modes, BeforeValidator(_mode)]
+    mode: Annotated[Mode | Modes, BeforeValidator(mode_of)]
     per_channel_wts: bool
     clip_acts: ClippingName
     clip_n_stds: Positive | None
@@ -162,7 +166,7 @@ def _faulty(place: str, faults: Iterable[str]) -> QuantizationError:
 
 def _fault(error: Any) -> str:
     """What pydantic found, with its place and the remedy; pydantic's own names of alternatives are no places."""
-    places = [str(place) for place in error["loc"] if place not in ("Modes", "function-before[_mode(), enum]", "enum")]
+    places = [str(place) for place in error["loc"] if place not in ("Modes", "function-before[mode_of(), enum]", "enum")]
     *above, last = places or ["overrides"]
     if error["type"] == "extra_forbidden":
         remedy = f"; {ELSEWHERE[last]}" if last in ELSEWHERE else did_you_mean(last, KEYS) or f"; the keys are {', '.join(KEYS)}"
@@ -179,8 +183,8 @@ def defaults(**options: Any) -> Setting:
     Raises ``QuantizationError`` for values out of range.
     """
     bits_accum = options.pop("bits_accum", 32)
-    if not isinstance(bits_accum, int) or not 8 <= bits_accum <= 32:
-        raise QuantizationError(f"bits_accum is a number from 8 to 32, not {bits_accum!r}")
+    if not isinstance(bits_accum, int) or not 8 <= bits_accum <= MOST_SUM_BITS:
+        raise QuantizationError(f"bits_accum is a number from 8 to {MOST_SUM_BITS}, not {bits_accum!r}")
     given = checked({"the quantizer": options}, "options")["the quantizer"]
     return applied(Setting(bits_accum=bits_accum, bits_bias=bits_accum), given)
 

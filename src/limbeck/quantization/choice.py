@@ -1,0 +1,113 @@
+"""The range of each tensor, from its statistics or from itself."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+
+from torch import Tensor
+
+from limbeck.errors import QuantizationError
+from limbeck.quantization.affine import Mode, QParams, qparams
+from limbeck.quantization.clipping import Grid, OfTensor, named_clipping
+from limbeck.quantization.fuse import Bounds
+from limbeck.quantization.integers import Measured
+from limbeck.quantization.settings import InputOverride, Setting
+from limbeck.quantization.stats import TensorStats
+from limbeck.tile import TENSOR, Tile
+
+
+@dataclass(frozen=True)
+class Range:
+    """Between which numbers the integers of a tensor are spread, and which they are."""
+
+    name: str
+    """``decoder.weight``, ``decoder.output``, ``decoder.inputs.0``."""
+    low: Tensor
+    high: Tensor
+    """One for each group of ``tile``."""
+    bits: int
+    mode: Mode
+    clipping: str = "none"
+    tile: Tile = TENSOR
+    stats: TensorStats | None = None
+    """What the range was taken from, where that was statistics."""
+
+    @property
+    def params(self) -> QParams:
+        """The scales and zero points."""
+        return qparams(self.low, self.high, self.bits, self.mode, self.tile)
+
+    def moved(self, low: Tensor | float, high: Tensor | float) -> Range:
+        """Another range for the same tensor; one number serves all groups.
+
+        Raises ``QuantizationError`` for bounds that are crossed or not finite, or of another number than there are groups.
+        """
+        with _named(self.name):
+            bounds = [_like(bound, self.low) for bound in (low, high)]
+            found = replace(self, low=bounds[0], high=bounds[1], clipping="set")
+            qparams(found.low, found.high, self.bits, self.mode, self.tile)
+        return found
+
+
+def _like(bound: Tensor | float, groups: Tensor) -> Tensor:
+    given = bound.detach().to("cpu", groups.dtype) if isinstance(bound, Tensor) else groups.new_tensor(bound)
+    if given.numel() not in (1, groups.numel()):
+        raise ValueError(f"{given.numel()} bounds for {groups.numel()} groups; give one number, or one for each")
+    return given.reshape(groups.shape if given.numel() == groups.numel() else ()).expand(groups.shape).clone()
+
+
+@contextmanager
+def _named(name: str) -> Iterator[None]:
+    """Errors begin with the tensor's name."""
+    try:
+        yield
+    except ValueError as error:
+        raise QuantizationError(f"'{name}': {error}") from error
+
+
+def weight_range(layer: str, weight: Tensor, tile: Tile, setting: Setting) -> Range:
+    """Of a weight, from itself. Raises ``QuantizationError``, with its name, for NaN and for clippings that its bits or options do not allow."""
+    assert setting.bits_weights is not None
+    name, grid = f"{layer}.weight", Grid(setting.bits_weights, setting.mode_weights, n_stds=setting.clip_n_stds)
+    with _named(name):
+        low, high = named_clipping(setting.clip_weights)(OfTensor(weight, tile), grid)
+        if tile == TENSOR:
+            low, high = low.reshape(()), high.reshape(())
+        qparams(low, high, grid.bits, grid.mode, tile)
+    return Range(name, low.cpu(), high.cpu(), grid.bits, grid.mode, setting.clip_weights, tile)
+
+
+def output_range(name: str, stats: TensorStats, setting: Setting, bounds: Bounds | None = None) -> Range:
+    """Of an output, or of an input with ``setting`` as for an output, from statistics, within what is known to matter.
+
+    Raises ``QuantizationError``, with the tensor's name, where the statistics lack what the clipping needs.
+    """
+    assert setting.bits_activations is not None
+    grid = Grid(setting.bits_activations, setting.mode_activations, setting.clip_half_range, setting.clip_n_stds)
+    with _named(name):
+        low, high = named_clipping(setting.clip_acts)(stats.observed(f"'{name}'"), grid)
+        if bounds is not None:
+            low, high = low.clamp(bounds[0], bounds[1]), high.clamp(bounds[0], bounds[1])
+        qparams(low, high, grid.bits, grid.mode)
+    return Range(name, low, high, grid.bits, grid.mode, setting.clip_acts, stats=stats)
+
+
+def of_input(setting: Setting, override: InputOverride | None) -> Setting:
+    """The setting by which a layer's input is quantized, as if it were an output: not rectified, unless an override says so."""
+    given = override or {}
+    return replace(
+        setting,
+        bits_activations=given.get("bits_activations", setting.bits_activations),
+        mode_activations=given.get("mode", setting.mode_activations),
+        clip_acts=given.get("clip_acts", setting.clip_acts),
+        clip_n_stds=given.get("clip_n_stds", setting.clip_n_stds),
+        clip_half_range=given.get("clip_half_range", False),
+    )
+
+
+def measured(setting: Setting) -> Measured:
+    """The range that is taken of each tensor as it comes."""
+    assert setting.bits_activations is not None
+    return Measured(setting.bits_activations, setting.mode_activations, setting.clip_acts, setting.clip_n_stds, setting.clip_half_range)

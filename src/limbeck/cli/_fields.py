@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import dataclasses
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Annotated, Any, get_args, get_origin, get_type_hints
 
 import typer
-from annotated_types import Ge
+from annotated_types import Ge, Gt, Lt
 from typing_extensions import Doc
 
 UNDERSCORES = {"token_normalize_func": lambda token: token.replace("-", "_")}
@@ -34,7 +34,7 @@ def with_fields(
             continue
         spelt = flags.get(field.name) or _flags(field.name, kind, field.default)
         least = next((part.ge for part in metadata if isinstance(part, Ge)), None)
-        choice = typer.Option(*spelt, help=text, rich_help_panel=panel, min=least)  # type: ignore[arg-type]  # a number
+        choice = typer.Option(*spelt, help=text + _open_bounds(metadata), rich_help_panel=panel, min=least)  # type: ignore[arg-type]  # a number
         made.append(
             inspect.Parameter(field.name, inspect.Parameter.KEYWORD_ONLY, default=field.default, annotation=Annotated[kind, choice])
         )
@@ -55,6 +55,16 @@ def _parts(hint: Any) -> tuple[Any, tuple[Any, ...]]:
         return hint, ()
     kind, *metadata = get_args(hint)
     return kind, tuple(metadata)
+
+
+def _open_bounds(metadata: Sequence[object]) -> str:
+    """Bounds that a value must not reach, which the type of an option on the command line does not say.
+
+    >>> _open_bounds((Ge(0), Lt(1))), _open_bounds((Gt(0),))
+    (' Below 1.', ' Above 0.')
+    """
+    above = [f" Above {part.gt}." for part in metadata if isinstance(part, Gt)]
+    return "".join((*above, *(f" Below {part.lt}." for part in metadata if isinstance(part, Lt))))
 
 
 def _flags(name: str, kind: Any, default: Any) -> tuple[str, ...]:

@@ -12,6 +12,7 @@ import typer
 from limbeck.apps.translation.options import TrainOptions
 from limbeck.cli._compare import Out, Runs, show_comparison
 from limbeck.cli._fields import UNDERSCORES, with_fields
+from limbeck.cli._help import LongOptions
 from limbeck.cli._options import Json, given_options
 from limbeck.cli._train import Cuda, Device, PlanOnly, Resume
 from limbeck.cli.plan import show_plan
@@ -27,10 +28,8 @@ FLAGS = {
     "save": ("--model_dir", "--save"),
     "save_checkpoint_steps": ("--save_checkpoint_steps", "--save_checkpoints_steps"),
 }
-Beam = Annotated[int | None, Choice("--beam_size", "--beam-size", min=1, help="Hypotheses; default: those of the run.")]
-Penalty = Annotated[
-    float | None, Choice("--length_penalty", "--length-penalty", min=0, help="Power of the length; default: that of the run.")
-]
+Beam = Annotated[int | None, Choice("--beam_size", min=1, help="Hypotheses; default: those of the run.")]
+Penalty = Annotated[float | None, Choice("--length_penalty", min=0, help="Power of the length; default: that of the run.")]
 Trained = Annotated[Path, typer.Argument(help="A run folder (its average) or a checkpoint.")]
 
 app = typer.Typer(
@@ -66,10 +65,10 @@ def train(
         translation.run_training(options, set(valid), resume, as_json)
 
 
-app.command("train", epilog=EXAMPLE, context_settings=UNDERSCORES)(with_fields(train, TrainOptions, PANELS, FLAGS))
+app.command("train", cls=LongOptions, epilog=EXAMPLE, context_settings=UNDERSCORES)(with_fields(train, TrainOptions, PANELS, FLAGS))
 
 
-@app.command(epilog="Example: limbeck translate evaluate runs/numbers --split val")
+@app.command(context_settings=UNDERSCORES, epilog="Example: limbeck translate evaluate runs/numbers --split val")
 def evaluate(
     checkpoint: Trained,
     data: Annotated[str | None, Choice(help="Pairs; default: those that the run was trained on.")] = None,
@@ -87,7 +86,9 @@ def evaluate(
     run_evaluation(checkpoint, data, split, Search(beam_size, length_penalty), chosen_device(cuda, device), as_json)
 
 
-@app.command(epilog="Example: limbeck translate generate runs/numbers --input sentences.en --out sentences.de")
+@app.command(
+    context_settings=UNDERSCORES, epilog="Example: limbeck translate generate runs/numbers --input sentences.en --out sentences.de"
+)
 def generate(
     checkpoint: Trained,
     source: Annotated[Path, Choice("--input", "-i", help="A file with one sentence a line; - reads the standard input.")] = Path("-"),

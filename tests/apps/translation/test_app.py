@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from dataclasses import fields
 from pathlib import Path
 
 import pytest
@@ -13,6 +14,7 @@ from safetensors.torch import load_file
 from apps.translation.conftest import PRUNED, SMALL, invoke, rows_of
 from limbeck.apps.translation import keep
 from limbeck.apps.translation.bleu import Scores
+from limbeck.apps.translation.options import TrainOptions
 from limbeck.apps.translation.session import load_trained
 from limbeck.apps.translation.validate import Validation
 from limbeck.apps.weights import load_weights
@@ -178,6 +180,20 @@ def test_what_cannot_be_meant_is_refused(folder: Path, line: str, message: str, 
     result = invoke(f"translate train --data {folder} {SMALL} {line} --train_steps 8 --save {tmp_path}/run")
     assert result.exit_code != 0
     assert message in result.output.replace("\n", " ") + str(result.exception)
+
+
+@pytest.mark.parametrize("columns", [80, 140])
+def test_help_names_every_option_in_full(columns: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", str(columns))
+    text = invoke("translate train --help").output
+    names = {field.name for field in fields(TrainOptions)} - {"command", "save"} | {
+        "model_dir",
+        "no_keep_prune_property",
+        "save_checkpoints_steps",
+    }
+    assert [name for name in sorted(names) if f"--{name}" not in text] == []
+    assert "Above 0." in text
+    assert max(map(len, text.splitlines())) <= columns
 
 
 def test_a_file_of_a_run_with_a_plateau_is_refused(folder: Path, tmp_path: Path) -> None:

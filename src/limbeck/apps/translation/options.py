@@ -77,7 +77,7 @@ class TrainOptions:
     max_length: Annotated[Steps, Doc("Longest side of a training pair, in subwords.")] = 250
     batch_tokens: Annotated[Count, Doc("Subwords of a batch, padding counted; default: those of the set.")] = None
     # the model
-    hparams_set: Annotated[str | None, Doc(f"Sizes and learning rate, one of {', '.join(HABITS)}.")] = None
+    hparams_set: Annotated[str | None, Doc(f"Sizes and learning rate where no option says otherwise; one of {', '.join(HABITS)}.")] = None
     width: Annotated[Count, Doc("Width of the model.")] = None
     heads: Annotated[Count, Doc("Heads of every attention.")] = None
     encoder_layers: Annotated[Count, Doc("Layers of the encoder.")] = None
@@ -109,12 +109,12 @@ class TrainOptions:
     # pruning
     compress: Annotated[str | None, Doc("Schedule file: what to prune and when; in place of the options that follow.")] = None
     pruning_schedule: Annotated[str, Doc("polynomial_decay or constant_sparsity.")] = "polynomial_decay"
-    initial_sparsity: Annotated[float, Doc("Sparsity at the begin.")] = 0.0
-    target_sparsity: Annotated[float, Doc("Sparsity at the end; 0: no pruning.")] = 0.0
-    begin_pruning_step: Annotated[int, Doc("First step of pruning, of this run.")] = 0
-    end_pruning_step: Annotated[int, Doc("Last step of pruning, included; -1: for ever, for constant_sparsity.")] = -1
-    pruning_frequency: Annotated[int, Doc("Steps between renewals of the masks.")] = 100
-    polynomial_power: Annotated[float, Doc("Power of the decay.")] = 3.0
+    initial_sparsity: Annotated[float, Doc("Sparsity at the begin; 0 or more, below 1.")] = 0.0
+    target_sparsity: Annotated[float, Doc("Sparsity at the end; 0: no pruning. Below 1.")] = 0.0
+    begin_pruning_step: Annotated[int, Doc("First step of pruning, of this run; 0 or more.")] = 0
+    end_pruning_step: Annotated[int, Doc("Last step of pruning, included; -1: for ever, which polynomial_decay refuses.")] = -1
+    pruning_frequency: Annotated[int, Doc("Steps between renewals of the masks; 1 or more.")] = 100
+    polynomial_power: Annotated[float, Doc("Power of the decay; above 0.")] = 3.0
     pruning_variable_pattern: Annotated[str | None, Doc("Prune what this regular expression finds in a name.")] = None
     nopruning_variable_pattern: Annotated[str | None, Doc("Prune all but what this finds; not used beside the other.")] = None
     keep_prune_property: Annotated[bool, Doc("Zeros of the first weights stay zero until the first renewal.")] = True

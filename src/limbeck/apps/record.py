@@ -20,6 +20,7 @@ from limbeck.apps.progress import Progress
 from limbeck.names import named_parameters
 from limbeck.scheduler import Scheduler
 from limbeck.stats import nonzero_groups, weights
+from limbeck.training import LearningRate
 
 
 class Running(NamedTuple):
@@ -165,7 +166,7 @@ class Recorder(Generic[AnySession]):
         self.log.metrics("train", values, epoch=clock.epoch, step=clock.step)
         if self.session.options.log_gradients:
             self.log.gradients(self.session.scheduler.state.parameters, step=clock.step)
-        self.progress.show(values)
+        self.progress.show(self.told(values))
         self.session.running, self._log_since, self._items_before = Running((0.0,) * len(running.totals)), now, 0
 
     def evaluated(self, split: str, values: Mapping[str, float], rate: float, epoch: int, model: nn.Module | None = None) -> None:
@@ -179,6 +180,12 @@ class Recorder(Generic[AnySession]):
         self.log.metrics(split, self._shown(values, rate), epoch=epoch, step=step)
         if model is None:
             self.log.sparsity(sparsity_rows(scheduler.state.parameters, scheduler.masks), epoch=epoch, step=step)
+
+    def told(self, values: Mapping[str, float]) -> dict[str, float]:
+        """The numbers for the terminal: without the sparsity where nothing is pruned."""
+        scheduler = self.session.scheduler
+        prunes = len(scheduler.masks) or not all(isinstance(action, LearningRate) for _, action in scheduler.schedule)
+        return {name: value for name, value in values.items() if prunes or name != "sparsity"}
 
     def tell_thinning(self) -> None:
         """Say so when this step began with a thinning."""

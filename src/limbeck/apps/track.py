@@ -105,7 +105,7 @@ class Tracker(Generic[AnySession]):
         """
         self._measure = float("-inf") if measure is None else measure
         self._recorder.evaluated(split, values, rate, epoch)
-        self.progress.say(f"epoch {epoch + 1}: {split} {describe({**values, 'sparsity': self._recorder.sparsity})}")
+        self.progress.say(f"epoch {epoch + 1}: {split} {describe(self._recorder.told({**values, 'sparsity': self._recorder.sparsity}))}")
 
     def after_epoch(self) -> None:
         """An epoch is complete: keep ``last``, and ``best`` if it is. While masks or shapes still change, the newest model counts as the best."""

@@ -130,7 +130,7 @@ class Tracker:
         """Log what came of a split, of the model in training or of the one that is given, which may be called something else."""
         clock = self.session.scheduler.clock
         self.recorder.evaluated(split, found.measures, found.tokens_per_second, clock.epoch, model)
-        numbers = describe({**found.measures, "sparsity": self.recorder.sparsity})
+        numbers = describe(self.recorder.told({**found.measures, "sparsity": self.recorder.sparsity}))
         self.progress.say(f"{what or f'step {self.session.global_step}'}: {split} {numbers}")
 
     def keep(self, validated: bool) -> None:

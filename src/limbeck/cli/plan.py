@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from itertools import groupby
 from typing import TYPE_CHECKING, Annotated
 
@@ -77,12 +78,14 @@ def show_rehearsal(rehearsal: Rehearsal, as_json: bool) -> None:
         show(rehearsal.table())
 
 
-def show_plan(plan: Plan, as_json: bool) -> None:
-    """Print a plan as JSON or as a table."""
+def show_plan(plan: Plan, as_json: bool, notes: Sequence[str] = ()) -> None:
+    """Print a plan as JSON or as a table, with what else is to be said of it below."""
     if as_json:
         typer.echo(json.dumps(plan.to_json(), indent=2))
-    else:
-        print_plan(plan)
+        return
+    print_plan(plan)
+    for note in notes:
+        typer.echo(note)
 
 
 def print_plan(plan: Plan, console: Console | None = None) -> None:
@@ -93,7 +96,9 @@ def print_plan(plan: Plan, console: Console | None = None) -> None:
     table = Table(box=None, header_style="bold", pad_edge=False, padding=(0, 2, 0, 0))
     table.add_column("parameter", overflow="fold")
     table.add_column("weights", justify="right", no_wrap=True)
-    table.add_column("sparsity in %, by epoch or step", overflow="fold")
+    timelines = [*(row.timeline for row in plan.rows), *(pool.timeline for pool in plan.pools)]
+    units = sorted({firing.unit for firings in timelines for firing in firings}) or ["epoch"]
+    table.add_column(f"sparsity in %, by {' or '.join(units)}", overflow="fold")
     table.add_column("non-zeros", justify="right", no_wrap=True)
     for row in plan.rows:
         if row.timeline:
@@ -103,12 +108,14 @@ def print_plan(plan: Plan, console: Console | None = None) -> None:
     dense = [row for row in plan.rows if not row.timeline and len(row.shape) >= 2]
     if dense:
         weights = sum(row.numel for row in dense)
-        names = dense[0].name if len(dense) == 1 else f"{len(dense)} others"
+        names = _name(dense[0]) if len(dense) == 1 else f"{len(dense)} others"
         table.add_row(f"[dim]{names}[/]", f"[dim]{weights:,}[/]", "[dim]not pruned[/]", f"[dim]{weights:,}[/]")
     share = "depends on data" if plan.sparsity is None else f"{100 * plan.sparsity:.2f} % sparse in the end"
     table.add_section()
     table.add_row("[bold]total[/]", f"[bold]{plan.weights:,}[/]", f"[bold]{share}[/]", f"[bold]{_count(plan.nonzeros)}[/]")
     out.print(table)
+    if plan.nonzeros is not None and any(row.data_dependent for row in plan.rows):  # else the total says so
+        out.print("?: depends on what the weights are then", highlight=False)
     for later in plan.afterwards:
         out.print(f"after training, {later}", highlight=False, markup=False)
     for warning in plan.warnings:

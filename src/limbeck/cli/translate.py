@@ -60,7 +60,8 @@ def train(
     valid = checked(values | {name: chosen[name] for name in given})
     options = TrainOptions(**valid, command=shlex.join(["limbeck", *sys.argv[1:]]))
     if plan:
-        show_plan(translation.plan_of_run(options, set(valid), resume), as_json)
+        found, notes = translation.plan_of_run(options, set(valid), resume)
+        show_plan(found, as_json, notes)
     else:
         translation.run_training(options, set(valid), resume, as_json)
 

@@ -156,6 +156,11 @@ def test_plan_says_what_the_options_will_do(folder: Path, dense: Path) -> None:
     tree = json.loads(invoke(line).output)["parameters"]
     steps = tree["encoder.layers.0.ffn.conv1.weight"]["timeline"]
     assert [(firing["step"], firing["nonzeros"]) for firing in steps][-1] == (12, 128)
+    text = invoke(line.removesuffix(" --json")).output
+    assert "sparsity in %, by step" in text
+    assert "?: depends on what the weights are then" in text  # zeros that are kept until the first renewal
+    assert "source_embedding.weight (tied: " in text
+    assert "not pruned: source_embedding.weight: embedding; prune_embeddings prunes it" in text
     refused = invoke(f"translate train --data {folder} {SMALL} --plan")
     assert refused.exit_code == 1
     assert "--compress FILE" in str(refused.exception)

@@ -28,6 +28,7 @@ from limbeck.apps.translation.prepare import (
     training_cycles,
     training_examples,
 )
+from limbeck.apps.translation.pruning import kept_back
 from limbeck.apps.translation.session import Trained, load_trained, network, resume, schedule_of, start
 from limbeck.apps.translation.track import COLUMNS, SPLITS, of_steps
 from limbeck.apps.translation.train import train
@@ -73,8 +74,12 @@ def _shown(bleu: float | None) -> str:
     return "not measured" if bleu is None else f"{bleu:.2f}"
 
 
-def plan_of_run(options: TrainOptions, given: set[str], resume_from: Path | None) -> Plan:
-    """What pruning does in the very run that the options describe, resumed or not; raises ``DataError`` where they describe none."""
+def plan_of_run(options: TrainOptions, given: set[str], resume_from: Path | None) -> tuple[Plan, list[str]]:
+    """What pruning does in the very run that the options describe, resumed or not, and why the other matrices stay as they are.
+
+    Raises ``DataError`` for options that prune nothing.
+    """
+    notes: list[str] = []
 
     def described(options: TrainOptions, checkpoint: Checkpoint | None) -> Network:
         if checkpoint is None:
@@ -83,11 +88,12 @@ def plan_of_run(options: TrainOptions, given: set[str], resume_from: Path | None
             corpus, vocabularies = corpus_of_run(checkpoint, options), saved_vocabularies(checkpoint)
         with torch.device("meta"):
             model = network(options, vocabularies)
+        notes.extend(kept_back(options.pruning, model, options.prune_embeddings) if options.target_sparsity else ())
         examples, _ = training_examples(options, corpus, vocabularies)
         steps = len(training_cycles(options, examples, torch.device("cpu")))
         return Network(model, steps, -(-options.train_steps // steps), options.train_steps, schedule_of(options, model))
 
-    return TRAINING.plan(options, given, resume_from, described)
+    return TRAINING.plan(options, given, resume_from, described), notes
 
 
 class Search(NamedTuple):

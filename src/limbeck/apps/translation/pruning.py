@@ -120,6 +120,21 @@ def _names(named: Named) -> list[str]:
     return [spelling for name in (named.name, *named.aliases) for spelling in (name, neurst_name(name))]
 
 
+def kept_back(options: NeurST, model: nn.Module, prune_embeddings: bool = False) -> list[str]:
+    """Why the matrices that the options do not prune are not, in a line for each reason. Raises as ``choices`` does.
+
+    >>> from limbeck.apps.translation.hparams import Sizes
+    >>> from limbeck.apps.translation.model import Transformer
+    >>> kept_back(NeurST(), Transformer(Sizes(width=4, heads=1, encoder_layers=1, decoder_layers=1, ffn=4), 9, 9))
+    ['not pruned: source_embedding.weight: embedding; prune_embeddings prunes it']
+    """
+    parameters, found = named_parameters(model), dict[str, list[str]]()
+    for name, choice in choices(options, model, prune_embeddings).items():
+        if not choice.pruned and parameters[name].parameter.dim() > 1:
+            found.setdefault(choice.why, []).append(name)
+    return [f"not pruned: {', '.join(names)}: {why}" for why, names in found.items()]
+
+
 def steps(options: NeurST, model: nn.Module, prune_embeddings: bool = False) -> list[Step]:
     """The options as policies that name the parameters; none where they prune nothing. Raises as ``choices`` does.
 

@@ -94,6 +94,23 @@ def output_range(name: str, stats: TensorStats, setting: Setting, bounds: Bounds
     return Range(name, low, high, grid.bits, grid.mode, setting.clip_acts, stats=stats)
 
 
+def clipped(found: Range, clipping: str, setting: Setting, weight: Tensor | None, bounds: Bounds | None) -> tuple[Tensor, Tensor]:
+    """What another clipping would make of a range: of the floats of a weight, or of the statistics that the range came from.
+
+    Raises ``QuantizationError``, with the tensor's name, where the clipping does not go with it.
+    """
+    if weight is not None:
+        other = weight_range(
+            found.name.removesuffix(".weight"), weight, found.tile, replace(setting, clip_acts=clipping, also_clip_weights=True)
+        )
+        return other.low, other.high
+    if found.stats is None:
+        raise QuantizationError(f"'{found.name}' has no statistics to clip by; give the quantizer model_activation_stats")
+    given = replace(setting, bits_activations=found.bits, mode_activations=found.mode, clip_acts=clipping)
+    other = output_range(found.name, found.stats, given, bounds)
+    return other.low, other.high
+
+
 def of_input(setting: Setting, override: InputOverride | None) -> Setting:
     """The setting by which a layer's input is quantized, as if it were an output: not rectified, unless an override says so."""
     given = override or {}

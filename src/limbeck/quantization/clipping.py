@@ -9,6 +9,7 @@ Migacz 2017, "8-bit Inference with TensorRT" (KL); Nahshan et al. 2019, "Loss Aw
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cached_property, partial
@@ -24,6 +25,7 @@ from limbeck.quantization.thresholds import least_divergence, least_error
 from limbeck.tile import TENSOR, Tile
 
 Range = tuple[Tensor, Tensor]
+_POWER = re.compile(r"l[1-9]\d?(\.\d+)?")
 _MANY = 1 << 16  # elements of one group, from which on a histogram of them is searched
 
 ACIQ_LAPLACE = (1.86, 2.83, 3.89, 5.03, 6.2, 7.41, 8.64, 9.89)
@@ -253,7 +255,7 @@ def divergence(seen: Observed, grid: Grid) -> Range:
     return _symmetric(most) if grid.mode.is_symmetric else (torch.maximum(seen.min, -most), torch.minimum(seen.max, most))
 
 
-def norm(seen: Observed, grid: Grid, power: int) -> Range:
+def norm(seen: Observed, grid: Grid, power: float) -> Range:
     """The range with the least sum of ``abs(error) ** power`` once it is quantized, found by search; see ``thresholds.least_error``.
 
     >>> low, high = norm(OfTensor(torch.tensor([[-1.0, 0.5, 1.0] * 50 + [8.0]])), Grid(bits=2, mode=Mode.SYMMETRIC_RESTRICTED), 1)
@@ -283,7 +285,7 @@ CLIPPINGS: Mapping[str, Clipping] = {
 
 
 def named_clipping(name: str) -> Clipping:
-    """The clipping of a name, in letters of either size.
+    """The clipping of a name, in letters of either size; ``l2.5`` and the like are norms of any power from 1 on.
 
     >>> named_clipping("LAPLACE") is laplace
     True
@@ -291,6 +293,8 @@ def named_clipping(name: str) -> Clipping:
     Raises ``ValueError`` for a name that is none.
     """
     found = CLIPPINGS.get(name.lower())
+    if found is None and _POWER.fullmatch(name.lower()):
+        found = partial(norm, power=float(name[1:]))
     if found is None:
         raise ValueError(f"no clipping is named '{name}'{did_you_mean(name, CLIPPINGS) or '; there are ' + ', '.join(CLIPPINGS)}")
     return found

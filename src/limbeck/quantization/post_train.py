@@ -18,7 +18,7 @@ from limbeck.graph import Inputs, capture
 from limbeck.names import unwrap
 from limbeck.quantization.affine import Mode, QParams
 from limbeck.quantization.build import Tensors, floating, put, quantized
-from limbeck.quantization.choice import Range
+from limbeck.quantization.choice import Range, clipped, of_input
 from limbeck.quantization.demands import is_touched, refuse, refuse_model, undecided
 from limbeck.quantization.fold import Folded, foldings
 from limbeck.quantization.fuse import Network, aware
@@ -179,6 +179,24 @@ class PostTrainLinearQuantizer:
         self._params[name] = self._ranges[name].params
         for each in held:
             each.settle(self._params)
+
+    @torch.no_grad()
+    def clipped(self, name: str, clipping: str) -> tuple[Tensor, Tensor]:
+        """The range that another clipping would give a tensor, for ``set_range``; nothing is changed.
+
+        Raises ``QuantizationError`` for a name that has no range, and for a clipping that does not go with the tensor.
+        """
+        if name not in self._ranges:
+            raise QuantizationError(f"no range is named '{name}'{did_you_mean(name, self._ranges)}")
+        layer, _, tensor = name.rpartition(".inputs." if ".inputs." in name else ".")
+        tensors, setting = self._held[layer].tensors, self.settings[layer]
+        if tensor == "weight" and (tensors is None or tensors.weight is None):
+            raise QuantizationError(f"the floats of '{name}' are gone; make the quantizer with save_fp_weights=True")
+        weight = tensors.weight if tensor == "weight" and tensors is not None else None
+        if tensor not in ("weight", "output"):
+            setting = of_input(setting, setting.input_overrides.get(int(tensor)))
+        bounds = self._network.bounds.get(layer) if tensor == "output" else None
+        return clipped(self._ranges[name], clipping, setting, weight, bounds)
 
     def rows(self) -> tuple[Row, ...]:
         """What was quantized and how, layer by layer: bits, scales, clipping, signal-to-noise ratio, zeros before and after."""

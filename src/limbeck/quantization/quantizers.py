@@ -57,7 +57,9 @@ Modes = Annotated[
     PlainValidator(_modes),
     WithJsonSchema({"anyOf": [_NAMES, {"type": "object", "properties": dict.fromkeys(SIDES, _NAMES), "additionalProperties": False}]}),
 ]
-Clip = Annotated[str, AfterValidator(_clipping), WithJsonSchema({"enum": [*CLIPPINGS, *map(str.upper, CLIPPINGS)]})]
+Clip = Annotated[
+    str, AfterValidator(_clipping), WithJsonSchema({"anyOf": [{"enum": [*CLIPPINGS, *map(str.upper, CLIPPINGS)]}, {"pattern": "^l[1-9]"}]})
+]
 
 
 @dataclass(frozen=True)

@@ -57,7 +57,7 @@ def _x_log_x(x: NDArray[np.float64]) -> NDArray[np.float64]:
 
 
 def least_error(
-    values: Tensor, counts: Tensor | None, whole: tuple[Tensor, Tensor], integers: tuple[int, Mode], power: int
+    values: Tensor, counts: Tensor | None, whole: tuple[Tensor, Tensor], integers: tuple[int, Mode], power: float
 ) -> tuple[Tensor, Tensor]:
     """For each group the range whose quantization has the least ``sum counts * abs(error) ** power``; two tensors ``[groups]``.
 

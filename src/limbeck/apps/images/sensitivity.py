@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from hashlib import sha256
 from pathlib import Path
 from shlex import quote
 
@@ -20,6 +19,7 @@ from limbeck.apps.images.train import evaluate
 from limbeck.apps.progress import Progress
 from limbeck.apps.run import chosen_device
 from limbeck.apps.sensitivity import SETTINGS, TABLE, Analysis, draw, overview
+from limbeck.apps.weights import fingerprint
 from limbeck.errors import DataError
 from limbeck.sensitivity import (
     Group,
@@ -90,23 +90,6 @@ def run_sensitivity(options: SensitivityOptions, as_json: bool = False) -> None:
         path.write_text(_schedule(made, options, trained, batches.images, path), encoding="utf-8")
         files.append(path)
     _print(rows, files, as_json)
-
-
-def fingerprint(model: nn.Module) -> str:
-    """Names and values of all parameters and buffers as 16 digits.
-
-    >>> layer = nn.Linear(2, 2)
-    >>> before = fingerprint(layer)
-    >>> with torch.no_grad():
-    ...     _ = layer.bias.add_(1)
-    >>> before == fingerprint(layer), len(before)
-    (False, 16)
-    """
-    digest = sha256()
-    for name, tensor in model.state_dict().items():
-        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
-        digest.update(tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().tobytes())
-    return digest.hexdigest()[:16]
 
 
 def _print(rows: Sequence[Row], files: Sequence[Path], as_json: bool) -> None:

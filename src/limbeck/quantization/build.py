@@ -51,7 +51,7 @@ def _join(name: str, module: nn.Module, kind: Kind, setting: Setting) -> Quantiz
         return QuantizedSum(name, module, setting)
     if kind is Kind.CONCAT:
         return QuantizedConcat(name, module, setting)
-    operation = Tensor.mul_ if kind is Kind.MULT else torch.matmul if isinstance(module, Matmul) else torch.bmm
+    operation = torch.mul if kind is Kind.MULT else torch.matmul if isinstance(module, Matmul) else torch.bmm
     return QuantizedProduct(name, operation, module, setting)
 
 

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from limbeck.errors import QuantizationError
 from limbeck.quantization.affine import QParams, fake_quantize
-from limbeck.quantization.integers import Known, Measured, Numbers, Target, carry_over, counts, refuse_training, target
+from limbeck.quantization.integers import Known, Measured, Numbers, Target, carry_over, counts, real_counts_, refuse_training, target
 from limbeck.quantization.settings import Setting
 
 
@@ -43,7 +43,7 @@ class FakeQuantized(nn.Module):
         self._numbers = numbers
         self._output = None
         if isinstance(numbers.output, QParams):
-            self._output = target(numbers.output, self.setting)
+            self._output = target(numbers.output, self.setting, numbers.carries)
             self._inverse = numbers.output.spread.inverse
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
@@ -77,14 +77,14 @@ class FakeQuantized(nn.Module):
 
 def _rounded(y: Tensor, inverse: float, out: Target) -> Tensor:
     steps: Tensor = y * inverse
-    return steps.round_().clamp_(out.below, out.above).mul_(out.scale)
+    return real_counts_(steps.round_(), out, y.dtype)
 
 
 def _rounded_input(x: Any, known: Known | None) -> Any:
     if known is None or not isinstance(x, Tensor) or not x.is_floating_point():
         return x
     by = (known.of(x) if isinstance(known, Measured) else known).spread
-    return counts(x, by).mul_(by.scale)
+    return counts(x, by) * by.scale
 
 
 def _each(found: Any, change: Callable[[Tensor], Tensor]) -> Any:

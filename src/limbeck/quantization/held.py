@@ -42,6 +42,8 @@ class Held:
     inputs: tuple[Wire, ...] = ()
     weight: Wire = None
     output: Wire = None
+    carries: bool = False
+    """Whether another layer's input is on the range of the output."""
     loss: Loss | None = field(default=None, init=False)
 
     def wires(self) -> set[str]:
@@ -57,7 +59,7 @@ class Held:
         weight = known(self.weight)
         assert not isinstance(weight, Measured)
         if not isinstance(self.module, FloatingPoint):
-            self.module.settle(Numbers(tuple(map(known, self.inputs)), weight, known(self.output)))
+            self.module.settle(Numbers(tuple(map(known, self.inputs)), weight, known(self.output), self.carries))
 
     @property
     def keeps_floats(self) -> bool:

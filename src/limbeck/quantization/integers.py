@@ -22,6 +22,10 @@ from limbeck.quantization.settings import Setting
 
 EXACT = {torch.float32: 2**24, torch.float64: 2**53}
 """Up to where all whole numbers are represented."""
+COUNTS = "_limbeck_counts"
+"""The attribute by which a tensor brings its counts to the next layer."""
+PART = 1 << 18
+"""Elements that stay in the cache between the passes over them."""
 
 
 @dataclass(frozen=True)
@@ -54,6 +58,8 @@ class Numbers:
     inputs: tuple[Known | None, ...] = ()
     weight: QParams | None = None
     output: Known | None = None
+    carries: bool = False
+    """Whether another layer computes with the counts of the output."""
 
 
 class Target(NamedTuple):
@@ -62,24 +68,56 @@ class Target(NamedTuple):
     below: float
     above: float
     scale: float
+    carried: Spread | None = None
+    """What the counts are told by to the layers that read them; None where no layer does."""
 
 
-def target(params: QParams, setting: Setting) -> Target:
+def target(params: QParams, setting: Setting, carries: bool = False) -> Target:
     """Of an output; one that is rectified has no count below zero."""
     by = params.spread
-    return Target(0.0 if setting.clip_half_range else by.below, by.above, by.scale)
+    return Target(0.0 if setting.clip_half_range else by.below, by.above, by.scale, by if carries else None)
 
 
 def counts(x: Tensor, by: Spread) -> Tensor:
-    """A tensor in counts of its scale; what is outside of its range is cut."""
+    """A tensor in counts of its scale, which are not to be written to; what is outside of its range is cut.
+
+    Those that the layer before has left on the tensor are taken from there: they are what would be found. They are left alone where the tensor was written to
+    since.
+    """
+    left = getattr(x, COUNTS, None)
+    if left is not None and left[0] is by and x._version == left[2]:
+        known: Tensor = left[1]
+        return known
     steps: Tensor = x * by.inverse
     return steps.round_().clamp_(by.below, by.above)
 
 
 def real_(sums: Tensor, factor: float | Tensor, out: Target, dtype: torch.dtype) -> Tensor:
-    """Sums in steps of their own to the numbers of the output, in place: ``factor`` is how many of the output's steps one of theirs is."""
-    found = sums.mul_(factor).round_().clamp_(out.below, out.above)
-    return (found if found.dtype == dtype else found.to(dtype)).mul_(out.scale)
+    """Sums in steps of their own to the numbers of the output, in place: ``factor`` is how many of the output's steps one of theirs is.
+
+    A large tensor is gone through in parts that stay in the cache.
+    """
+    parts = torch.split(sums, max(1, len(sums) * PART // sums.numel())) if _is_long(sums, factor, out, dtype) else (sums,)
+    for part in parts:
+        part.mul_(factor).round_()
+        found = real_counts_(part, out, dtype)
+    return sums if len(parts) > 1 else found
+
+
+def _is_long(sums: Tensor, factor: float | Tensor, out: Target, dtype: torch.dtype) -> bool:
+    across = isinstance(factor, float) or factor.dim() < sums.dim()
+    return sums.numel() > 2 * PART and sums.device.type == "cpu" and across and out.carried is None and sums.dtype == dtype
+
+
+def real_counts_(n: Tensor, out: Target, dtype: torch.dtype) -> Tensor:
+    """Counts of the output, yet to be cut, to its numbers; where a layer will read them, they are left on the result."""
+    n = n.clamp_(out.below, out.above)
+    n = n if n.dtype == dtype else n.to(dtype)
+    if out.carried is None or torch.is_inference_mode_enabled():  # tensors of that mode do not tell whether they were written to
+        return n.mul_(out.scale)
+    found = n * out.scale
+    setattr(found, COUNTS, (out.carried, n, found._version))
+    return found
 
 
 def factor_of(step: Tensor, scale: Tensor, setting: Setting) -> Tensor:

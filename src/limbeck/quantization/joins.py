@@ -22,6 +22,7 @@ from limbeck.quantization.integers import (
     factor_of,
     largest,
     real_,
+    real_counts_,
     refuse_training,
     target,
 )
@@ -57,16 +58,11 @@ class QuantizedSum(nn.Module):
         total: Tensor | None = None
         for x, (by, factor) in zip(inputs, self._terms, strict=True):
             n = _rescaled(x, by, factor, self._wide)
-            if total is None:
-                total = n
-            elif total.shape == n.shape:
-                total.add_(n, alpha=self._sign)
-            else:
-                total = torch.add(total, n, alpha=self._sign)
+            total = n if total is None else torch.add(total, n, alpha=self._sign)
         assert total is not None
         if self._most:
-            total.clamp_(-self._most - 1, self._most)
-        return _real_(total, self._output, inputs[0].dtype)
+            total = total.clamp(-self._most - 1, self._most)
+        return real_counts_(total, self._output, inputs[0].dtype)
 
     def extra_repr(self) -> str:
         """What the module shows of itself."""
@@ -93,7 +89,7 @@ class QuantizedConcat(nn.Module):
         if self.training or len(inputs) != len(self._terms):
             _refuse(self, self.name, len(self._terms), inputs)
         parts = [_rescaled(x, by, factor, False) for x, (by, factor) in zip(inputs, self._terms, strict=True)]
-        return _real_(self._join(parts, self.dim), self._output, inputs[0].dtype)
+        return real_counts_(self._join(parts, self.dim), self._output, inputs[0].dtype)
 
     def extra_repr(self) -> str:
         """What the module shows of itself."""
@@ -115,7 +111,7 @@ class QuantizedProduct(nn.Module):
         carry_over(self, module)
         self.name, self.setting = name, setting
         self._operation = operation
-        self._elementwise = operation is Tensor.mul_
+        self._elementwise = operation is torch.mul
 
     def settle(self, numbers: Numbers) -> None:
         """Compute by these numbers from now on."""
@@ -130,7 +126,7 @@ class QuantizedProduct(nn.Module):
     def _constants(self, inputs: list[QParams], output: QParams) -> tuple[list[Spread], float, Target]:
         step = reduce(torch.mul, [params.scale.double().cpu() for params in inputs])
         factor = float(factor_of(step, output.scale.cpu(), self.setting))
-        return [params.spread for params in inputs], factor, target(output, self.setting)
+        return [params.spread for params in inputs], factor, target(output, self.setting, self._numbers.carries)
 
     def forward(self, *inputs: Tensor) -> Tensor:
         """As the module in whose place this stands."""
@@ -146,8 +142,7 @@ class QuantizedProduct(nn.Module):
         n = [counts(x, by) for x, by in zip(inputs, spreads, strict=True)]
         if reach > EXACT[torch.float32]:
             n = [each.double() for each in n]
-        broadcasts = self._elementwise and any(each.shape != n[0].shape for each in n[1:])
-        sums = reduce(torch.mul if broadcasts else self._operation, n)
+        sums = reduce(self._operation, n)
         return sums.clamp_(-self._most - 1, self._most) if reach > self._most else sums
 
     def _measured(self, inputs: tuple[Tensor, ...]) -> Tensor:
@@ -176,18 +171,13 @@ def _to_output(numbers: Numbers, setting: Setting) -> tuple[list[tuple[Spread, f
         assert isinstance(params, QParams)
         same = bool(params.scale == output.scale)
         terms.append((params.spread, 1.0 if same else float(factor_of(params.scale, output.scale, setting))))
-    return terms, target(output, setting)
+    return terms, target(output, setting, numbers.carries)
 
 
 def _rescaled(x: Tensor, by: Spread, factor: float, wide: bool) -> Tensor:
     n = counts(x, by)
     n = n.double() if wide else n
-    return n if factor == 1.0 else n.mul_(factor).round_()
-
-
-def _real_(total: Tensor, out: Target, dtype: torch.dtype) -> Tensor:
-    total.clamp_(out.below, out.above)
-    return (total if total.dtype == dtype else total.to(dtype)).mul_(out.scale)
+    return n if factor == 1.0 else (n * factor).round_()
 
 
 def _refuse(module: nn.Module, name: str, wanted: int, inputs: tuple[Tensor, ...]) -> None:

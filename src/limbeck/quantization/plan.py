@@ -28,7 +28,7 @@ class Plan:
     tensors: Mapping[str, Tensors]
     ranges: dict[str, Range] = field(default_factory=dict)
     wires: dict[str, dict[str, Any]] = field(default_factory=dict)
-    """By layer, the wires of its ``inputs``, its ``weight`` and its ``output``."""
+    """By layer, the wires of its ``inputs``, its ``weight`` and its ``output``, and whether another's input is on the output's (``carries``)."""
     undecided: list[tuple[str, int]] = field(default_factory=list)
     """Inputs that come from no quantized layer, by layer and place; they have ranges of their own."""
 
@@ -47,6 +47,9 @@ def planned(
     scales = _scales(plan, layers)
     for name, leaf in layers.items():
         plan.wires[name]["inputs"] = _inputs(plan, leaf, settings[name], stats, (network, scales))
+    read = {wire for wires in plan.wires.values() for wire in wires["inputs"] if wire is not None}
+    for wires in plan.wires.values():
+        wires["carries"] = wires["output"] in read
     return plan
 
 

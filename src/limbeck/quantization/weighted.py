@@ -133,7 +133,9 @@ class QuantizedWeighted(nn.Module):
             factor = factor_of(step, output.scale.to(step.device), self.setting)
             single = factor.numel() == 1
             self.factors = None if single else factor.reshape(self._along).to(torch.float64 if wide else self._dtype)
-            self._constants = Constants(source.spread, target(output, self.setting), wide, most, float(factor) if single else 0.0)
+            self._constants = Constants(
+                source.spread, target(output, self.setting, numbers.carries), wide, most, float(factor) if single else 0.0
+            )
             self._widen(wide)
 
     def _hold(self, params: QParams | None) -> None:

@@ -83,7 +83,7 @@ def test_a_setting_gives_the_ranges_that_a_quantizer_with_these_clippings_has(ne
 
 def test_a_factor_on_a_weight_quantizes_its_floats_anew(quantizer: PostTrainLinearQuantizer) -> None:
     torch.manual_seed(0)
-    weight = Net().fc1.weight
+    weight = Net().fc1.weight.detach()
     tuned = Tuned(quantizer)
     tuned.apply({"fc1.weight": ("given", 0.25)})
     tuned.apply({"fc1.weight": ("given", 0.5)})

@@ -296,5 +296,5 @@ def named_clipping(name: str) -> Clipping:
     if found is None and _POWER.fullmatch(name.lower()):
         found = partial(norm, power=float(name[1:]))
     if found is None:
-        raise ValueError(f"no clipping is named '{name}'{did_you_mean(name, CLIPPINGS) or '; there are ' + ', '.join(CLIPPINGS)}")
+        raise ValueError(f"no clipping is named '{name}'{did_you_mean(name.lower(), CLIPPINGS) or '; there are ' + ', '.join(CLIPPINGS)}")
     return found

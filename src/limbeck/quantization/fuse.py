@@ -25,7 +25,7 @@ from limbeck.quantization.histogram import Histogram
 from limbeck.quantization.kinds import INTEGER, Kind, Leaf
 from limbeck.quantization.paths import GIVEN, Paths
 from limbeck.quantization.settings import Setting
-from limbeck.quantization.stats import LayerStats, Stats, TensorStats
+from limbeck.quantization.stats import Stats, TensorStats
 
 Bounds = tuple[float, float]
 SATURATES: Mapping[str, Bounds] = {"relu": (0.0, math.inf), "relu6": (0.0, 6.0), "sigmoid": (-6.0, 6.0), "tanh": (-4.0, 4.0)}
@@ -200,9 +200,3 @@ def _sources(
 def _within(given: TensorStats, seen: TensorStats) -> bool:
     slack = 1e-6 * max(abs(seen.min), abs(seen.max))
     return seen.min - slack <= given.min and given.max <= seen.max + slack
-
-
-def with_outputs(stats: Stats, outputs: Mapping[str, TensorStats]) -> Stats:
-    """Statistics with other ones of some outputs."""
-    changed = {name: LayerStats(stats[name].inputs, output) for name, output in outputs.items() if name in stats}
-    return Stats({**stats.layers, **changed})

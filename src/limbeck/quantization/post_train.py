@@ -6,11 +6,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import MappingProxyType
-from typing import Annotated, Any
+from typing import Any
 
 import torch
 import yaml
-from pydantic import BeforeValidator
 from torch import Tensor, nn
 
 from limbeck.errors import CaptureError, QuantizationError, did_you_mean
@@ -38,7 +37,6 @@ from limbeck.quantization.settings import (
     Setting,
     checked,
     defaults,
-    mode_of,
     resolve,
 )
 from limbeck.quantization.stats import Stats
@@ -79,7 +77,7 @@ class PostTrainLinearQuantizer:
     """Of the integers that products are summed up in, and are cut to."""
     overrides: Mapping[str, Override] | None = None
     """By name or pattern of layers, options for these; the first that names a layer counts."""
-    mode: Annotated[Mode | Modes, BeforeValidator(mode_of)] = Mode.SYMMETRIC
+    mode: Modes | str = Mode.SYMMETRIC
     """For both, or ``{"activations": .., "weights": ..}``."""
     clip_acts: ClippingName = "none"
     """How ranges of activations are cut; one of ``CLIPPINGS``."""
@@ -139,7 +137,7 @@ class PostTrainLinearQuantizer:
         """
         if self._held:
             raise QuantizationError("the model is quantized already; change ranges with set_range, or begin with the model as it was")
-        refuse_model(self._inner, self._leaves)
+        refuse_model(self.model, self._leaves)
         stats = _stats(self.model_activation_stats)
         layers = self._read(example_inputs, stats)
         refuse(layers, self.settings, stats)
@@ -198,6 +196,11 @@ class PostTrainLinearQuantizer:
         bounds = self._network.bounds.get(layer) if tensor == "output" else None
         return clipped(self._ranges[name], clipping, setting, weight, bounds)
 
+    @property
+    def folded(self) -> Mapping[str, str]:
+        """By layer, the batch norm that became a part of it."""
+        return MappingProxyType({layer: found.norm for layer, found in self._folded.items()})
+
     def rows(self) -> tuple[Row, ...]:
         """What was quantized and how, layer by layer: bits, scales, clipping, signal-to-noise ratio, zeros before and after."""
         return tuple(rows_of(self._held, self._ranges))
@@ -227,7 +230,7 @@ class PostTrainLinearQuantizer:
         for name in (*norms, *self._network.identities):
             self.settings[name] = replace(self.settings[name], make_identity=True)
         ran = paths.nodes_of.keys() | norms.keys() | (stats.layers.keys() if stats else set())
-        return {name: leaf for name, leaf in self._leaves.items() if name in ran}
+        return {name: leaf for name, leaf in self._leaves.items() if any(f"{each}.".startswith(f"{name}.") for each in ran)}
 
     def _weights(self, touched: Mapping[str, Leaf]) -> dict[str, Tensors]:
         """By layer its weight and bias, with batch norms folded in."""

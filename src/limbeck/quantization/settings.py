@@ -11,51 +11,60 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Annotated, Any, Literal
 
-from pydantic import BeforeValidator, ConfigDict, Field, TypeAdapter, ValidationError, with_config
+from pydantic import BeforeValidator, ConfigDict, Field, PlainValidator, TypeAdapter, ValidationError, WithJsonSchema, with_config
 from typing_extensions import TypedDict
 
 from limbeck.errors import QuantizationError, ScheduleWarning, did_you_mean
 from limbeck.names import NOT, REGEX, closest, matches
 from limbeck.quantization.affine import MOST_BITS, Mode
-from limbeck.quantization.clipping import named_clipping
+from limbeck.quantization.clipping import CLIPPINGS, named_clipping
 from limbeck.quantization.kinds import Kind
 
 
-def mode_of(value: Any) -> Any:
-    """A mode by any of its names; a mapping of two stays one. Raises ``ValueError`` for a name that is none."""
-    if isinstance(value, Mapping):
-        return value
+def _one_mode(value: Any) -> Mode:
     try:
         return Mode(value)
-    except ValueError as error:
-        raise ValueError(f"no mode is named '{value}'{did_you_mean(str(value), Mode) or '; there are ' + ', '.join(Mode)}") from error
+    except ValueError:
+        remedy = did_you_mean(str(value).lower(), list(Mode)) or f"; the modes are {', '.join(Mode)}"
+        raise ValueError(f"no mode is named '{value}'{remedy}") from None
 
 
-def _clipping(value: str) -> str:
-    named_clipping(value)
-    return value.lower()
+def mode_of(value: Any) -> Mode | dict[str, Mode]:
+    """A mode by any of its names, or one for ``activations`` and one for ``weights``; raises ``ValueError`` for names that are none.
+
+    >>> mode_of({"weights": "SYMMETRIC"})
+    {'weights': <Mode.SYMMETRIC: 'symmetric'>}
+    """
+    if not isinstance(value, Mapping):
+        return _one_mode(value)
+    for side in value:
+        if side not in SIDES:
+            raise ValueError(f"a mode is for {' or '.join(SIDES)}, not for '{side}'{did_you_mean(str(side), SIDES)}")
+    return {side: _one_mode(name) for side, name in value.items()}
 
 
+def _clipping(value: Any) -> str:
+    named_clipping(str(value))
+    return str(value).lower()
+
+
+SIDES = ("activations", "weights")
 MOST_SUM_BITS = 48
 """Sums of so many bits are exact in float64."""
+_MODES = {"enum": [name for mode in Mode for name in (mode.value, mode.name)]}
+_CLIPPINGS = {"anyOf": [{"enum": [*CLIPPINGS, *map(str.upper, CLIPPINGS)]}, {"pattern": "^l[1-9]"}]}
+_BOTH = {"type": "object", "properties": dict.fromkeys(SIDES, _MODES), "additionalProperties": False}
 
 Bits = Annotated[int, Field(ge=1, le=MOST_BITS)]
 SumBits = Annotated[int, Field(ge=1, le=MOST_SUM_BITS)]
-OneMode = Annotated[Mode, BeforeValidator(mode_of)]
-ClippingName = Annotated[str, BeforeValidator(lambda value: _clipping(str(value)))]
+OneMode = Annotated[Mode, PlainValidator(_one_mode), WithJsonSchema(_MODES)]
+Modes = Annotated[Mode | Mapping[str, Mode], PlainValidator(mode_of), WithJsonSchema({"anyOf": [_MODES, _BOTH]})]
+ClippingName = Annotated[str, PlainValidator(_clipping), WithJsonSchema(_CLIPPINGS)]
 Positive = Annotated[float, Field(gt=0)]
 MultiplierBits = Annotated[int, Field(ge=2, le=31)]
 Precision = Annotated[
     Literal[16, 32, 64], BeforeValidator(lambda value: int(value) if isinstance(value, str) and value.isdigit() else value)
 ]
-
-
-@with_config(ConfigDict(extra="forbid"))
-class Modes(TypedDict, total=False):
-    """A mode for activations and another for weights."""
-
-    activations: OneMode
-    weights: OneMode
 
 
 @with_config(ConfigDict(extra="forbid"))
@@ -77,7 +86,7 @@ class Override(TypedDict, total=False):
     bits_activations: Bits | None
     bits_weights: Bits | None
     bits_bias: SumBits | None
-    mode: Annotated[Mode | Modes, BeforeValidator(mode_of)]
+    mode: Modes
     per_channel_wts: bool
     clip_acts: ClippingName
     clip_n_stds: Positive | None
@@ -165,13 +174,14 @@ def _faulty(place: str, faults: Iterable[str]) -> QuantizationError:
 
 
 def _fault(error: Any) -> str:
-    """What pydantic found, with its place and the remedy; pydantic's own names of alternatives are no places."""
-    places = [str(place) for place in error["loc"] if place not in ("Modes", "function-before[mode_of(), enum]", "enum")]
-    *above, last = places or ["overrides"]
+    """What pydantic found, with its place and the remedy."""
+    *above, last = [str(place) for place in error["loc"]] or ["overrides"]
     if error["type"] == "extra_forbidden":
         remedy = f"; {ELSEWHERE[last]}" if last in ELSEWHERE else did_you_mean(last, KEYS) or f"; the keys are {', '.join(KEYS)}"
         return f"{'.'.join(above)}: unknown key '{last}'{remedy}"
-    return f"{'.'.join((*above, last))}: {error['msg'].removeprefix('Value error, ')}, not {error['input']!r}"
+    if error["type"] == "value_error":
+        return f"{'.'.join((*above, last))}: {error['msg'].removeprefix('Value error, ')}"
+    return f"{'.'.join((*above, last))}: {error['msg']}, not {error['input']!r}"
 
 
 def defaults(**options: Any) -> Setting:

@@ -37,10 +37,11 @@ def has_output(leaf: Leaf, setting: Setting) -> bool:
 
 def is_touched(leaf: Leaf, setting: Setting) -> bool:
     """Whether anything at all is done to a layer."""
-    if leaf.kind is Kind.MOVED or not setting.quantizes:
+    if setting.make_identity or leaf.kind is Kind.MOVED or not setting.quantizes:
         return setting.make_identity
-    floats = setting.fpq_module in (16, 64)
-    return setting.make_identity or floats or leaf.kind is Kind.OPAQUE or has_weight(leaf, setting) or has_output(leaf, setting)
+    if setting.fpq_module is not None:
+        return setting.fpq_module != 32
+    return leaf.kind is Kind.OPAQUE or has_weight(leaf, setting) or has_output(leaf, setting)
 
 
 def inputs_of(leaf: Leaf, setting: Setting, stats: Stats | None) -> list[int]:

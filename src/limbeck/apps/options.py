@@ -32,8 +32,7 @@ def continued(options: AnyOptions, saved: Mapping[str, Any], given: set[str], fi
     base = replace(options, **{name: value for name, value in known(type(options), saved).items() if name not in given})
     for name in fixed:
         if name in saved and getattr(base, name) != saved[name]:
-            option = name.replace("_", "-")
-            raise CheckpointError(
-                f"the run was saved with --{option} {saved[name]}, not {getattr(base, name)}; leave --{option} out to resume it"
-            )
+            option, given_anew = name.replace("_", "-"), getattr(base, name)
+            before = f"without --{option}, not with" if saved[name] is None else f"with --{option} {saved[name]}, not"
+            raise CheckpointError(f"the run was saved {before} {given_anew}; leave --{option} out to resume it")
     return base

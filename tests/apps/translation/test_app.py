@@ -174,7 +174,7 @@ def test_plan_says_what_the_options_will_do(folder: Path, dense: Path) -> None:
         ("--lr_schedule noam --learning_rate 0.1", "--learning_rate says nothing with --lr_schedule noam: noam takes --lr_factor"),
         ("--target_sparsity 0.5", "end_pruning_step -1: a polynomial decay must arrive somewhere"),
         ("--target_sparsity 0.5 --end_pruning_step 4 --pruning_frequency 2 --pruning_variable_pattern qvk", "finds no parameter"),
-        ("--target_sparsity 0.5 --end_pruning_step 5 --compress x.yaml", "both prune; leave one of them out"),
+        ("--target_sparsity 0.5 --compress x.yaml --plan", "both prune; leave one of them out"),
         ("--width 15", "a width of 15 cannot be split over 2 heads"),
         ("--dropout 1.5", "--dropout: "),
         ("--separate_vocabulary --share_embeddings", "--share_embeddings needs one vocabulary"),

@@ -176,9 +176,13 @@ def test_an_older_step_is_resumed_without_what_came_after_it(
 
 
 def test_what_a_run_carries_on_cannot_change(whole: Path) -> None:
+    result = invoke(f"translate train --resume {whole} --learning_rate 0.1")
+    assert "the run was saved without --learning-rate, not with 0.1; leave --learning-rate out" in str(result.exception)
     result = invoke(f"translate train --resume {whole} --update_cycle 3")
     assert result.exit_code == 1
     assert "the run was saved with --update-cycle 2, not 3" in str(result.exception)
+    result = invoke(f"translate train --resume {whole} --train_steps 19")
+    assert "the run has made 20 steps" in str(result.exception)
     result = invoke(f"translate train --resume {whole / 'best_avg'}")
     assert "holds a model to translate with" in str(result.exception)
 

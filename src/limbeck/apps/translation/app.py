@@ -88,10 +88,11 @@ def plan_of_run(options: TrainOptions, given: set[str], resume_from: Path | None
             corpus, vocabularies = corpus_of_run(checkpoint, options), saved_vocabularies(checkpoint)
         with torch.device("meta"):
             model = network(options, vocabularies)
-        notes.extend(kept_back(options.pruning, model, options.prune_embeddings) if options.target_sparsity else ())
         examples, _ = training_examples(options, corpus, vocabularies)
         steps = len(training_cycles(options, examples, torch.device("cpu")))
-        return Network(model, steps, -(-options.train_steps // steps), options.train_steps, schedule_of(options, model))
+        schedule = schedule_of(options, model)
+        notes.extend(() if schedule is None else kept_back(options.pruning, model, options.prune_embeddings))
+        return Network(model, steps, -(-options.train_steps // steps), options.train_steps, schedule)
 
     return TRAINING.plan(options, given, resume_from, described), notes
 

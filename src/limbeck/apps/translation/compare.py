@@ -129,6 +129,8 @@ def _dense_notes(runs: Sequence[Run[Record]]) -> tuple[str, ...]:
     if not losses:
         return ()
     most, worst = max(losses)
+    if round(most, 2) <= 0:
+        return (f"Pruning costs no BLEU on {name}: {worst} comes nearest to {dense.folder.name}, {abs(most):.2f} above it.",)
     return (f"Pruning costs {most:.2f} BLEU on {name} at most ({worst}), against {dense.folder.name}.",)
 
 

@@ -15,7 +15,8 @@ from limbeck.apps._replace import standing
 from limbeck.apps.average import Average, Snapshot, average_sparse
 from limbeck.apps.checkpoint import is_checkpoint, load_checkpoint, save_checkpoint, step_of, with_masks
 from limbeck.apps.loop import new_run_folder
-from limbeck.apps.translation.session import Averaged, Session
+from limbeck.apps.translation.averaged import Averaged
+from limbeck.apps.translation.session import Session
 from limbeck.apps.translation.track import AVERAGE, BEST, LAST, Tracker, name_of, of_steps, steps_in
 from limbeck.apps.translation.validate import Decoding, PostponedError, Validation, validate
 from limbeck.errors import CheckpointError
@@ -80,7 +81,7 @@ def _set_aside(session: Session, folder: Path) -> None:
     if last == step:
         return
     kept = () if session.averaged is None else session.averaged.steps
-    found = [path for place in (folder, folder / BEST) for number, path in steps_in(place).items() if number > session.global_step]
+    found = [path for place in (folder, folder / BEST) for number, path in sorted(steps_in(place).items()) if number > session.global_step]
     found += [folder / AVERAGE] if _averaged_steps(folder / AVERAGE) not in {kept, ()} else []
     found += [folder / LAST] if is_checkpoint(folder / LAST) and (last is None or last > step) else []
     if not found:

@@ -12,11 +12,12 @@ from torch import nn
 from torch.optim import AdamW, Optimizer
 
 from limbeck.apps.best import Ranking
-from limbeck.apps.checkpoint import Checkpoint, save_checkpoint
+from limbeck.apps.checkpoint import Checkpoint, save_checkpoint, step_of
 from limbeck.apps.loop import choose_device
 from limbeck.apps.record import Running
 from limbeck.apps.rng import rng_state, set_rng_state
 from limbeck.apps.run import Network, choose_precision, open_checkpoint, scheduled
+from limbeck.apps.translation.averaged import Averaged
 from limbeck.apps.translation.batches import Examples
 from limbeck.apps.translation.cycles import Cycles
 from limbeck.apps.translation.data import Corpus
@@ -43,26 +44,6 @@ from limbeck.schedules import Window
 from limbeck.training import LearningRate
 
 EXAMPLE_LENGTHS = (3, 4)
-
-
-@dataclass
-class Averaged:
-    """The average that is kept: BLEU of its own translations of the validation set, its snapshots' steps, how many weights their masks keep."""
-
-    bleu: float
-    tokenised: float
-    steps: tuple[int, ...]
-    kept: int
-    bleus: tuple[float, ...] = ()
-    """What each snapshot reached by itself, in the order of the steps."""
-    signatures: tuple[str, ...] = ()
-    """How BLEU was computed, and how of Moses' tokens."""
-
-    @classmethod
-    def of(cls, saved: Mapping[str, Any]) -> Averaged:
-        """What a checkpoint holds of it."""
-        lists = {name: tuple(saved.get(name, ())) for name in ("steps", "bleus", "signatures")}  # early versions saved the first one alone
-        return cls(**{**saved, **lists})
 
 
 @dataclass
@@ -168,6 +149,10 @@ def resume(checkpoint: Checkpoint, options: TrainOptions, schedule: Path | None)
         raise CheckpointError(
             f"{checkpoint.path} holds a model to translate with, and not what a run needs to go on; resume RUN/last, or begin a run with its "
             f"weights: --pretrain_model {checkpoint.path}"
+        )
+    if options.train_steps < (done := step_of(checkpoint.path)):
+        raise CheckpointError(
+            f"--train_steps {options.train_steps}: the run has made {done} steps; ask for as many or more, or resume an older one"
         )
     corpus = corpus_of_run(checkpoint, options)
     vocabularies = saved_vocabularies(checkpoint)

@@ -28,7 +28,7 @@ from limbeck.quantization.settings import Setting
 from limbeck.quantization.stats import Stats, TensorStats
 
 Bounds = tuple[float, float]
-SATURATES: Mapping[str, Bounds] = {"relu": (0.0, math.inf), "relu6": (0.0, 6.0), "sigmoid": (-6.0, 6.0), "tanh": (-4.0, 4.0)}
+SATURATES: Mapping[str, Bounds] = {"relu": (0.0, math.inf), "sigmoid": (-6.0, 6.0), "tanh": (-4.0, 4.0)}
 """By operation, where an argument hardly makes a difference below, and above."""
 
 
@@ -95,7 +95,7 @@ def aware(
     rectified: dict[str, list[Node]] = {}
     for name in leaves:
         ends = paths.ends(name) if _computes(leaves[name], settings[name]) and name in seen else []
-        limits = [SATURATES.get(end.operation.removesuffix("_")) for end in ends]
+        limits = [_limits(end) for end in ends]
         if not ends or None in limits:
             continue
         low, high = min(limit[0] for limit in limits if limit), max(limit[1] for limit in limits if limit)
@@ -106,11 +106,20 @@ def aware(
         bounds[name] = low, high
         outputs[name] = _behind(paths, stats, ends) or clamped(seen[name], low, high)
     identities = _identities(paths, leaves, rectified)
-    joined = _joined(Paths(paths.graph, leaves, paths.passed | identities), leaves, settings, stats, {**seen, **outputs})
-    outputs |= {name: outputs.get(other, seen[other]) for name, other in joined.items() if other in seen}
-    beyond = Paths(paths.graph, leaves, paths.passed | identities)
-    sources = _sources(beyond, settings, stats, (seen, joined))
+    idle = frozenset(end.name for ends in rectified.values() for end in ends if not paths.owner(end))
+    beyond = Paths(paths.graph, leaves, paths.passed | identities, idle)
+    joined = _joined(beyond, leaves, settings, stats, {**seen, **outputs})
+    sources = _sources(beyond, {name: settings[name] for name in leaves}, stats, (seen, joined))
     return Network(outputs, bounds, frozenset(rectified), identities, joined, sources)
+
+
+def _limits(node: Node) -> Bounds | None:
+    """Between what an activation's argument matters; a ReLU6 is a ``hardtanh`` of 0 and 6."""
+    operation = node.operation.removesuffix("_")
+    if operation != "hardtanh":
+        return SATURATES.get(operation)
+    given = [float(bound) for bound in node.args[1:3]]
+    return given[0] if given else -1.0, given[1] if len(given) > 1 else 1.0
 
 
 def _output(stats: Stats, name: str) -> TensorStats | None:
@@ -142,7 +151,7 @@ def _agree(paths: Paths, settings: Mapping[str, Setting], name: str, ends: list[
 def _behind(paths: Paths, stats: Stats, ends: list[Node]) -> TensorStats | None:
     """The statistics of the one ReLU behind a layer, where it is a module that nothing else uses."""
     owner = paths.owner(ends[0])
-    alone = len(ends) == 1 and bool(owner) and len(paths.nodes_of[owner]) == 1 and ends[0].operation in ("relu", "relu_", "relu6", "relu6_")
+    alone = len(ends) == 1 and bool(owner) and len(paths.nodes_of[owner]) == 1 and _limits(ends[0]) in ((0.0, math.inf), (0.0, 6.0))
     return _output(stats, owner) if alone else None
 
 

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
 from functools import cached_property
 
 from limbeck.graph import Graph, Node, Ref
+from limbeck.names import canonical
 from limbeck.quantization.kinds import Kind, Leaf
 
 MOVES = frozenset(
@@ -29,12 +31,20 @@ UNSEEN = "an operation"
 
 
 class Paths:
-    """The layers of a model along its graph. ``passed`` names modules that are taken to be no layers: their result is that of their first argument."""
+    """The layers of a model along its graph.
 
-    def __init__(self, graph: Graph, leaves: Mapping[str, Leaf], passed: frozenset[str] = frozenset()) -> None:
-        self.graph, self._leaves = graph, leaves
+    ``passed`` names modules that are taken to be no layers, and ``idle`` nodes: their result is that of their first argument.
+    """
+
+    def __init__(
+        self, graph: Graph, leaves: Mapping[str, Leaf], passed: frozenset[str] = frozenset(), idle: frozenset[str] = frozenset()
+    ) -> None:
+        self._leaves, self._idle = leaves, idle
+        first = {canonical(place): leaf.name for leaf in leaves.values() for place in leaf.places}
+        nodes = tuple(replace(node, module=first.get(node.module, node.module)) for node in graph.nodes)
+        self.graph = replace(graph, nodes=nodes)  # in which a layer has one name, though it stand in several places
         self.passed = passed | {name for name, leaf in leaves.items() if leaf.kind is Kind.MOVED}
-        self._nodes = {node.name: node for node in graph.nodes}
+        self._nodes = {node.name: node for node in nodes}
         self._origins: dict[str, frozenset[str]] = {}
 
     def owner(self, node: Node) -> str:
@@ -61,7 +71,11 @@ class Paths:
 
     def moves(self, node: Node) -> bool:
         """Whether a node only moves numbers of its first argument."""
-        return node.kind == "call" and (node.operation in MOVES or node.module in self.passed) and not self.owner(node)
+        return (
+            node.kind == "call"
+            and (node.operation in MOVES or node.module in self.passed or node.name in self._idle)
+            and not self.owner(node)
+        )
 
     def ends(self, layer: str) -> list[Node]:
         """Who reads what a layer computes, beyond all moves; a concatenation of one layer's own outputs is a move as well."""

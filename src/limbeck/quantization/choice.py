@@ -44,7 +44,7 @@ class Range:
 
         Raises ``QuantizationError`` for bounds that are crossed or not finite, or of another number than there are groups.
         """
-        with _named(self.name):
+        with named(self.name):
             bounds = [_like(bound, self.low) for bound in (low, high)]
             found = replace(self, low=bounds[0], high=bounds[1], clipping="set")
             qparams(found.low, found.high, self.bits, self.mode, self.tile)
@@ -59,7 +59,7 @@ def _like(bound: Tensor | float, groups: Tensor) -> Tensor:
 
 
 @contextmanager
-def _named(name: str) -> Iterator[None]:
+def named(name: str) -> Iterator[None]:
     """Errors begin with the tensor's name."""
     try:
         yield
@@ -71,7 +71,7 @@ def weight_range(layer: str, weight: Tensor, tile: Tile, setting: Setting) -> Ra
     """Of a weight, from itself. Raises ``QuantizationError``, with its name, for NaN and for clippings that its bits or options do not allow."""
     assert setting.bits_weights is not None
     name, grid = f"{layer}.weight", Grid(setting.bits_weights, setting.mode_weights, n_stds=setting.clip_n_stds)
-    with _named(name):
+    with named(name):
         low, high = named_clipping(setting.clip_weights)(OfTensor(weight, tile), grid)
         if tile == TENSOR:
             low, high = low.reshape(()), high.reshape(())
@@ -86,7 +86,7 @@ def output_range(name: str, stats: TensorStats, setting: Setting, bounds: Bounds
     """
     assert setting.bits_activations is not None
     grid = Grid(setting.bits_activations, setting.mode_activations, setting.clip_half_range, setting.clip_n_stds)
-    with _named(name):
+    with named(name):
         low, high = named_clipping(setting.clip_acts)(stats.observed(f"'{name}'"), grid)
         if bounds is not None:
             low, high = low.clamp(bounds[0], bounds[1]), high.clamp(bounds[0], bounds[1])

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from limbeck.quantization.build import Tensors
-from limbeck.quantization.choice import Range, measured, of_input, output_range, weight_range
+from limbeck.quantization.choice import Range, measured, named, of_input, output_range, weight_range
 from limbeck.quantization.demands import has_output, has_weight, inputs_of
 from limbeck.quantization.fuse import Network
 from limbeck.quantization.integers import Measured
@@ -57,7 +57,9 @@ def _weight(plan: Plan, leaf: Leaf, setting: Setting) -> Wire:
     weight = plan.tensors[leaf.name].weight
     if not has_weight(leaf, setting) or weight is None:
         return None
-    found = weight_range(leaf.name, weight, weight_tile(leaf.module, setting), setting)
+    with named(f"{leaf.name}.weight"):
+        tile = weight_tile(leaf.module, setting)
+    found = weight_range(leaf.name, weight, tile, setting)
     plan.ranges[found.name] = found
     return found.name
 

@@ -139,7 +139,8 @@ def _average(session: Session, tracker: Tracker, found: Validation, kept: int) -
         about = {"averaged": list(mean.steps), "averaged_bleus": list(bleus)}
         save_checkpoint(tracker.folder / AVERAGE, model, {**state, **about}, session.scheduler.text)
     else:
-        figures = f"BLEU {found.scores.detokenised:.2f}, not {before.bleu:.2f}"
+        now, digits = found.scores.detokenised, 2 if before.bleu - found.scores.detokenised >= 0.01 else 5
+        figures = f"BLEU {now:.{digits}f}, not {before.bleu:.{digits}f}"
         tracker.recorder.tell(f"{of_steps(mean.steps)} is worse ({figures}): {AVERAGE} stays {of_steps(before.steps)}")
 
 

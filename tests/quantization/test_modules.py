@@ -397,6 +397,14 @@ def test_short_floats() -> None:
     assert row.snr_db == pytest.approx(10 * float(torch.log10(weight.square().sum() / (weight - halves[1]).square().sum())), rel=1e-4)
 
 
+def test_a_large_output_of_short_floats_is_rounded_as_a_small_one() -> None:
+    layer = nn.Linear(2, 700)
+    x = ramp(1000, 2)
+    with torch.no_grad():
+        model, _ = quantized(copy.deepcopy(layer), None, fpq_module=16)
+        torch.testing.assert_close(model(x), torch.cat([model(part) for part in x.split(100)]), rtol=0, atol=0)
+
+
 def test_what_a_model_asks_of_its_layers_is_still_there() -> None:
     model, _ = quantized(nn.Conv2d(3, 4, 3, stride=2), None)
     layer: Any = model.get_submodule("layer")

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from limbeck.errors import QuantizationError
 from limbeck.quantization.affine import QParams, fake_quantize
-from limbeck.quantization.integers import Known, Measured, Numbers, Target, carry_over, counts, real_counts_, refuse_training, target
+from limbeck.quantization.integers import PART, Known, Measured, Numbers, Target, carry_over, counts, real_counts_, refuse_training, target
 from limbeck.quantization.settings import Setting
 
 
@@ -121,7 +121,7 @@ class FloatingPoint(nn.Module):
         found = self.layer(*[_each(value, self._change) for value in args], **kwargs)
         if self.setting.fpq_module == 64:
             return _each(found, lambda y: y.to(self._dtype))
-        return _each(found, half)
+        return _each(found, _half_)
 
     def extra_repr(self) -> str:
         """What the module shows of itself."""
@@ -143,6 +143,15 @@ def with_tensors(module: nn.Module, tensors: Mapping[str, Tensor]) -> nn.Module:
         else:
             made._buffers[name] = tensor
     return made
+
+
+def _half_(x: Tensor) -> Tensor:
+    """As ``half``, of a layer's own output: a large one is written to, part by part in the cache, because fresh memory costs more than the rounding."""
+    if x.numel() <= 2 * PART or x.device.type != "cpu" or not x.is_contiguous():
+        return half(x)
+    for part in torch.split(x.view(-1), PART):
+        part.copy_(part.half())
+    return x
 
 
 def half(x: Tensor) -> Tensor:

@@ -41,10 +41,12 @@ def test_a_layer_that_runs_several_times_is_compared_call_by_call_and_none_is_le
     assert not any(module._forward_hooks for module in net.modules())
 
 
-def test_another_layer_of_the_reference_may_stand_for_one() -> None:
+def test_another_layer_of_the_reference_may_stand_for_one_and_what_makes_no_difference_is_cut() -> None:
     net = nn.Sequential(nn.Linear(3, 2), nn.ReLU()).eval()
     rectified = nn.Sequential(nn.Sequential(copy.deepcopy(net[0]), nn.ReLU()), nn.Identity()).eval()
     assert signal_to_noise(net, rectified, runs(torch.randn(5, 3)), {"0": "1"}) == {"0": math.inf}
+    assert signal_to_noise(net, rectified, runs(torch.randn(5, 3)), {"0": "0"})["0"] < 20
+    assert signal_to_noise(net, rectified, runs(torch.randn(5, 3)), {"0": "0"}, {"0": (0.0, math.inf)}) == {"0": math.inf}
 
 
 def test_models_that_do_not_match_are_refused() -> None:

@@ -17,7 +17,9 @@ from limbeck.apps.translation.model import build_model
 from limbeck.config import check_file, plan
 
 ROOT = Path(__file__).parents[2]
-FILES = sorted((ROOT / "schedules").rglob("*.yaml"))
+EVERY = sorted((ROOT / "schedules").rglob("*.yaml"))
+QUANTIZED = [file for file in EVERY if file.parent.name == "quantize"]
+FILES = [file for file in EVERY if file not in QUANTIZED]
 
 NONZEROS = {
     # hand calculation: 49,917,000 and 4 * 9,000,000 weights, kept to 1 - sparsity; all but the first are printed in the tutorial's Table 1
@@ -112,3 +114,11 @@ def test_a_shipped_schedule_keeps_what_its_header_says(file: Path) -> None:
         level = re.search(r"_(\d\d)\.yaml$", file.name)
         assert level
         assert planned.sparsity == pytest.approx(int(level[1]) / 100, abs=1e-4)
+
+
+@pytest.mark.parametrize("file", QUANTIZED, ids=name)
+def test_a_shipped_quantizer_has_no_fault_and_its_header_names_its_own_file(file: Path) -> None:
+    report = check_file(file)
+    assert not report.faults
+    assert not report.warnings
+    assert command(file)[:3] == ["limbeck", "quantize", f"schedules/{name(file)}"]

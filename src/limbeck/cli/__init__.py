@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from limbeck._version import installed_version
-from limbeck.cli import average, check, images, import_, lm, plan, schema, summary, thin, translate
+from limbeck.cli import average, check, images, import_, lm, plan, quantize, schema, summary, thin, translate
 from limbeck.errors import LimbeckError
 
 app = typer.Typer(
@@ -25,6 +25,7 @@ app.command(epilog=plan.EXAMPLE)(plan.plan)
 app.command(epilog=schema.EXAMPLE)(schema.schema)
 app.command(epilog=summary.EXAMPLE)(summary.summary)
 app.command(epilog=thin.EXAMPLE)(thin.thin)
+app.command(epilog=quantize.EXAMPLE)(quantize.quantize)
 app.command(epilog=average.EXAMPLE)(average.average)
 app.add_typer(lm.app, name="lm")
 app.add_typer(images.app, name="images")

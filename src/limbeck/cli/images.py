@@ -32,13 +32,15 @@ from limbeck.cli._train import (
     check_together,
     summary_name,
 )
+from limbeck.cli.images_quantize import EXAMPLE as QUANTIZE_EXAMPLE
+from limbeck.cli.images_quantize import quantize
 from limbeck.cli.images_sensitivity import EXAMPLE as SENSITIVITY_EXAMPLE
 from limbeck.cli.images_sensitivity import Split, sensitivity
 from limbeck.cli.plan import show_plan
 
 Choice = typer.Option
 app = typer.Typer(
-    help="Image classifiers: train, prune on a schedule, evaluate, compare.",
+    help="Image classifiers: train, prune on a schedule, quantize, evaluate, compare.",
     epilog="Example: limbeck images train --epochs 5 --save runs/digits",
     no_args_is_help=True,
 )
@@ -140,6 +142,7 @@ def summary(
 
 
 app.command(epilog=SENSITIVITY_EXAMPLE)(sensitivity)
+app.command(epilog=QUANTIZE_EXAMPLE)(quantize)
 
 
 @app.command(epilog="Example: limbeck images compare runs/dense runs/pruned --out comparison")

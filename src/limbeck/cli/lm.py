@@ -31,11 +31,13 @@ from limbeck.cli._train import (
     one_of,
 )
 from limbeck.cli.lm_compare import compare
+from limbeck.cli.lm_quantize import EXAMPLE as QUANTIZE_EXAMPLE
+from limbeck.cli.lm_quantize import quantize
 from limbeck.cli.plan import show_plan
 
 Choice = typer.Option
 app = typer.Typer(
-    help="Word language model: train, prune on a schedule, evaluate, generate, compare.",
+    help="Word language model: train, prune on a schedule, quantize, evaluate, generate, compare.",
     epilog="Example: limbeck lm train --tied --epochs 6 --compress schedules/lm/small_80.yaml --plan",
     no_args_is_help=True,
 )
@@ -155,3 +157,4 @@ def generate(
 
 
 app.command(epilog="Example: limbeck lm compare runs/dense runs/pruned --out comparison")(compare)
+app.command(epilog=QUANTIZE_EXAMPLE)(quantize)

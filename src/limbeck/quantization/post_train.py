@@ -138,15 +138,14 @@ class PostTrainLinearQuantizer:
         if self._held:
             raise QuantizationError("the model is quantized already; change ranges with set_range, or begin with the model as it was")
         refuse_model(self.model, self._leaves)
-        stats = _stats(self.model_activation_stats)
-        layers = self._read(example_inputs, stats)
-        refuse(layers, self.settings, stats)
-        touched = {
-            name: leaf for name, leaf in layers.items() if is_touched(leaf, self.settings[name]) and not self.settings[name].make_identity
-        }
-        plan = planned(touched, self.settings, stats, self._network, self._weights(touched))
+        stats, settings = _stats(self.model_activation_stats), dict(self.settings)
+        layers = self._read(example_inputs, stats, settings)
+        refuse(layers, settings, stats)
+        touched = {name: leaf for name, leaf in layers.items() if is_touched(leaf, settings[name]) and not settings[name].make_identity}
+        plan = planned(touched, settings, stats, self._network, self._weights(touched))
         if plan.undecided and not self.inputs_quant_auto_fallback:
             raise undecided(plan.undecided)
+        self.settings = settings
         self._ranges = plan.ranges
         self._params = {name: found.params for name, found in plan.ranges.items()}
         self._held = {name: self._hold(leaf, plan) for name, leaf in touched.items()}
@@ -201,6 +200,11 @@ class PostTrainLinearQuantizer:
         """By layer, the batch norm that became a part of it."""
         return MappingProxyType({layer: found.norm for layer, found in self._folded.items()})
 
+    @property
+    def bounds(self) -> Mapping[str, tuple[float, float]]:
+        """By layer, outside of which its output makes no difference: a ReLU, a sigmoid or a tanh follows."""
+        return MappingProxyType(dict(self._network.bounds))
+
     def rows(self) -> tuple[Row, ...]:
         """What was quantized and how, layer by layer: bits, scales, clipping, signal-to-noise ratio, zeros before and after."""
         return tuple(rows_of(self._held, self._ranges))
@@ -210,8 +214,8 @@ class PostTrainLinearQuantizer:
         text = yaml.safe_dump(tree_of(self._held, self._ranges), sort_keys=False, width=160)
         Path(path).write_text(text, encoding="utf-8")
 
-    def _read(self, example_inputs: Inputs | None, stats: Stats | None) -> dict[str, Leaf]:
-        """The layers that run, once the graph has said what it has to say of their settings."""
+    def _read(self, example_inputs: Inputs | None, stats: Stats | None, settings: dict[str, Setting]) -> dict[str, Leaf]:
+        """The layers that run; what the graph has to say of their settings is put into ``settings``."""
         if example_inputs is None:
             return self._leaves
         try:
@@ -224,11 +228,11 @@ class PostTrainLinearQuantizer:
         if stats is not None:
             outputs = {layer: found for norm, layer in norms.items() if norm in stats and (found := stats[norm].output) is not None}
             others = {name: leaf for name, leaf in self._leaves.items() if name not in norms}
-            self._network = aware(paths, others, self.settings, stats, outputs)
+            self._network = aware(paths, others, settings, stats, outputs)
         for name in self._network.rectified:
-            self.settings[name] = replace(self.settings[name], clip_half_range=True)
+            settings[name] = replace(settings[name], clip_half_range=True)
         for name in (*norms, *self._network.identities):
-            self.settings[name] = replace(self.settings[name], make_identity=True)
+            settings[name] = replace(settings[name], make_identity=True)
         ran = paths.nodes_of.keys() | norms.keys() | (stats.layers.keys() if stats else set())
         return {name: leaf for name, leaf in self._leaves.items() if any(f"{each}.".startswith(f"{name}.") for each in ran)}
 

@@ -19,24 +19,28 @@ from limbeck.quantization.rows import decibels
 
 Run = Callable[[nn.Module], object]
 """Runs a model on one batch."""
+Bounds = tuple[float, float]
 
 
 @dataclass
 class _Pair:
     """Of one layer: outputs of the reference that wait for their twins, and the sums of squares so far."""
 
+    bounds: Bounds | None
     waiting: deque[Tensor] = field(default_factory=deque)
     signal: float = 0.0
     noise: float = 0.0
     seen: int = 0
 
 
-def signal_to_noise(reference: nn.Module, quantized: nn.Module, runs: Iterable[Run], layers: Mapping[str, str]) -> dict[str, float]:
+def signal_to_noise(
+    reference: nn.Module, quantized: nn.Module, runs: Iterable[Run], layers: Mapping[str, str], bounds: Mapping[str, Bounds] | None = None
+) -> dict[str, float]:
     """The signal-to-noise ratio of layers' outputs against a float model, in decibels, over the batches of ``runs``: ``sum x**2 / sum (q - x)**2``.
 
     ``layers`` are names of the quantized model, each with that of the layer in ``reference`` that computes the same. Each batch runs through the reference
-    and then through the quantized model, so noise includes what comes from earlier layers. A layer that did not run is left out. Both models are in
-    evaluation mode, and no gradients are kept.
+    and then through the quantized model, so noise includes what comes from earlier layers. ``bounds`` are those of layers outside of which their output
+    makes no difference, as before a ReLU: both are cut there. A layer that did not run is left out. Both models are in evaluation mode.
 
     >>> layer = nn.Linear(2, 2, bias=False)
     >>> coarse = nn.Linear(2, 2, bias=False)
@@ -48,7 +52,7 @@ def signal_to_noise(reference: nn.Module, quantized: nn.Module, runs: Iterable[R
 
     Raises ``QuantizationError`` for a layer that one of the models lacks, and for one that ran more often, or on another shape, in one of them.
     """
-    pairs = {name: _Pair() for name in layers}
+    pairs = {name: _Pair((bounds or {}).get(name)) for name in layers}
     with ExitStack() as hooks, torch.no_grad():
         _watch(hooks, reference, {other: [pairs[name] for name in layers if layers[name] == other] for other in layers.values()}, _hold)
         _watch(hooks, quantized, {name: [pair] for name, pair in pairs.items()}, _compare)
@@ -78,7 +82,7 @@ def _seen(
 
 
 def _hold(name: str, pair: _Pair, output: Tensor) -> None:
-    pair.waiting.append(output.clone())
+    pair.waiting.append(_cut(output, pair.bounds).clone())
 
 
 def _compare(name: str, pair: _Pair, output: Tensor) -> None:
@@ -89,5 +93,9 @@ def _compare(name: str, pair: _Pair, output: Tensor) -> None:
         raise QuantizationError(f"the output of '{name}' has the shape {tuple(output.shape)}, and its twin's {tuple(expected.shape)}")
     expected = expected.double()
     pair.signal += float(expected.square().sum())
-    pair.noise += float((output.double() - expected).square().sum())
+    pair.noise += float((_cut(output, pair.bounds).double() - expected).square().sum())
     pair.seen += 1
+
+
+def _cut(output: Tensor, bounds: Bounds | None) -> Tensor:
+    return output if bounds is None else output.clamp(*bounds)

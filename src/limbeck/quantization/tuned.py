@@ -21,7 +21,10 @@ Evaluate = Callable[[Setting], float]
 AS_IT_IS = "given"
 """The range that the quantizer was made with, whatever it came from."""
 CLIPPINGS = ("none", "avg", "gauss", "laplace", "kl", "mse")
-"""What a search tries."""
+"""What a search tries for activations."""
+FOR_WEIGHTS = ("mse",)
+"""And for weights, of which a channel's few numbers have no outliers to speak of, and of which there may be many channels."""
+WEIGHT = ".weight"
 POWERS = (2.0, 2.5, 3.0, 3.5, 4.0)
 """Of the norms of LAPQ."""
 
@@ -64,7 +67,7 @@ class Tuned:
     @property
     def activations(self) -> list[str]:
         """The names of ranges that are not a weight's."""
-        return [name for name in self._given if not name.endswith(".weight")]
+        return [name for name in self._given if not name.endswith(WEIGHT)]
 
     def apply(self, setting: Setting) -> None:
         """Give the model these ranges; raises ``QuantizationError`` for a name that it lacks and for a clipping that does not go with a tensor."""
@@ -107,7 +110,8 @@ def best_clippings(tuned: Tuned, evaluate: Evaluate, rounds: int = 1) -> Iterato
     Source: ``distiller/quantization/ptq_greedy_search.py``.
     """
     best = yield from _following(best_start(starts(tuned), evaluate))
-    choices = {name: [(clipping, 1.0) for clipping in CLIPPINGS if tuned.allows(name, clipping)] for name in tuned.start}
+    tried = {name: FOR_WEIGHTS if name.endswith(WEIGHT) else CLIPPINGS for name in tuned.start}
+    choices = {name: [(clipping, 1.0) for clipping in found if tuned.allows(name, clipping)] for name, found in tried.items()}
     yield from greedy(choices, evaluate, best, rounds)
 
 

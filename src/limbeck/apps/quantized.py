@@ -1,0 +1,153 @@
+"""Trained models that are quantized, of any application: what they are measured on, the statistics of their activations, and the report."""
+
+from __future__ import annotations
+
+import copy
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from limbeck.apps.loop import write_json
+from limbeck.apps.progress import Progress
+from limbeck.names import NOT
+from limbeck.quantization import PostTrainLinearQuantizer, Stats, collect_stats
+from limbeck.quantization.quantizers import PostTraining
+from limbeck.quantization.rows import Row
+from limbeck.quantization.settings import named_by
+from limbeck.quantization.signal import signal_to_noise
+from limbeck.quantization.trials import Trials
+
+STATS, ABOUT = "stats.json", "stats.about.json"
+FLOATS = {"bits_activations": None, "bits_weights": None, "fpq_module": None}
+
+Run = Callable[[nn.Module], tuple[Tensor, int]]
+"""Runs a model on one batch; gives sums over its samples, the loss first, and how many samples there were."""
+
+
+@dataclass(frozen=True)
+class Subject:
+    """A trained model in the form that is quantized, in evaluation mode, and what it is measured on."""
+
+    model: nn.Module
+    inputs: tuple[Any, ...]
+    """A small batch, with which the model's graph is captured."""
+    what: str
+    """The model in a word, for titles."""
+    unit: str
+    """What its samples are called: words, images."""
+    calibration: str
+    """The split whose samples tell the ranges; never the test."""
+    batches: Callable[[str, int], Sequence[Run]]
+    """The batches of a split, or of so many of its samples; 0 for all."""
+    measures: Callable[[Sequence[float]], dict[str, float]]
+    """From means over samples to what is told: ``loss`` and the application's own measure."""
+    about: Mapping[str, Any]
+    """What two calibrations must share to be one: the data, and a fingerprint of the weights."""
+    enough: int = 0
+    """How many samples a calibration takes unless it is told; 0 for all."""
+
+
+@torch.no_grad()
+def evaluate(subject: Subject, model: nn.Module, split: str, samples: int = 0, progress: Progress | None = None) -> dict[str, float]:
+    """The measures of a model on a split, or on so many samples of it; ``progress`` counts batches."""
+    sums: list[float] = []
+    seen = 0
+    for run in subject.batches(split, samples):
+        found, count = run(model)
+        new = found.double().tolist()
+        sums = [one + other for one, other in zip(sums, new, strict=True)] if seen else new
+        seen += count
+        if progress is not None:
+            progress.advance()
+    return subject.measures([each / seen for each in sums])
+
+
+def statistics(subject: Subject, samples: int, folder: Path, progress: Progress) -> Stats:
+    """The statistics of all layers over samples of the calibration's split; those that lie in the folder already, where they are of the same model and data."""
+    about = {**subject.about, "split": subject.calibration, "samples": samples}
+    path, note = folder / STATS, folder / ABOUT
+    if path.exists() and note.exists() and json.loads(note.read_text(encoding="utf-8")) == about:
+        progress.say(f"ranges from {path}")
+        return Stats.load(path)
+    runs = subject.batches(subject.calibration, samples)
+    progress.begin(f"calibration, {subject.calibration}", total=len(runs), done=0)
+    with torch.no_grad(), collect_stats(subject.model) as collected:
+        for run in runs:
+            run(subject.model)
+            progress.advance()
+    folder.mkdir(parents=True, exist_ok=True)
+    note.unlink(missing_ok=True)
+    collected.stats.save(path)
+    write_json(note, about)
+    return collected.stats
+
+
+def quantized(subject: Subject, described: PostTraining, stats: Stats | None, **changes: Any) -> PostTrainLinearQuantizer:
+    """A copy of the model, quantized as a file describes it; ``changes`` are arguments in place of the file's.
+
+    Raises ``QuantizationError`` for what cannot be quantized so.
+    """
+    arguments = {**described.arguments, **changes}
+    if stats is not None:
+        arguments["model_activation_stats"] = stats
+    quantizer = PostTrainLinearQuantizer(copy.deepcopy(subject.model), **arguments)
+    quantizer.prepare_model(subject.inputs)
+    return quantizer
+
+
+def with_signal(rows: Sequence[Row], subject: Subject, quantizer: PostTrainLinearQuantizer, samples: int) -> list[Row]:
+    """The rows, of outputs with the signal-to-noise ratio that was measured on samples of the calibration's split, noise of earlier layers in it."""
+    twins = {row.layer: quantizer.folded.get(row.layer, row.layer) for row in rows if row.tensor == "output"}
+    found = signal_to_noise(subject.model, quantizer.model, subject.batches(subject.calibration, samples), twins, quantizer.bounds)
+    return [
+        replace(row, snr_db=found[row.layer], snr_of="evaluation") if row.tensor == "output" and row.layer in found else row for row in rows
+    ]
+
+
+def costs(
+    subject: Subject, described: PostTraining, stats: Stats | None, layers: Sequence[str], samples: int, log: Path, progress: Progress
+) -> dict[str, float]:
+    """By how much the loss rises on samples of the calibration's split where one layer alone is quantized, and all others compute with floats.
+
+    A call that was cut off goes on from ``log``.
+    """
+    about = {
+        **subject.about,
+        "split": subject.calibration,
+        "samples": samples,
+        "quantizer": json.loads(json.dumps(dict(described.arguments))),
+    }
+
+    def measured(asked: Mapping[str, Any]) -> float:
+        layer = asked["layer"]
+        model = subject.model if layer is None else quantized(subject, alone(described, layer), stats).model
+        loss = evaluate(subject, model, subject.calibration, samples)["loss"]
+        progress.advance()
+        return loss
+
+    trials = Trials(measured, log=log, about=about)
+    progress.begin("layers, one at a time", total=len(layers) + 1, done=trials.made)
+    plain = trials({"layer": None})
+    return {layer: trials({"layer": layer}) - plain for layer in layers}
+
+
+def alone(described: PostTraining, layer: str) -> PostTraining:
+    """The same quantizer for one layer, and floats for all others.
+
+    >>> alone(PostTraining({"overrides": {"fc*": {"bits_weights": 4}}}), "fc1").arguments["overrides"]
+    {'fc1': {'bits_weights': 4}, 'not:fc1': {'bits_activations': None, 'bits_weights': None, 'fpq_module': None}}
+    """
+    return replace(
+        described, arguments={**described.arguments, "overrides": {layer: override_of(described, layer), f"{NOT}{layer}": FLOATS}}
+    )
+
+
+def override_of(described: PostTraining, layer: str) -> Mapping[str, Any]:
+    """What the file says of a layer: the first pattern that names it counts."""
+    overrides: Mapping[str, Mapping[str, Any]] = described.arguments.get("overrides") or {}
+    return next((override for pattern, override in overrides.items() if named_by(pattern, layer)), {})

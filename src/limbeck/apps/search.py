@@ -1,0 +1,196 @@
+"""A search for the best quantization of a trained model as a job: its budget, its progress, its log, and the file that it leaves."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from limbeck.apps.loop import write_json
+from limbeck.apps.progress import Progress
+from limbeck.apps.quantized import Subject, evaluate, override_of, quantized
+from limbeck.errors import QuantizationError
+from limbeck.quantization import PostTrainLinearQuantizer, Stats
+from limbeck.quantization.quantizers import PostTraining
+from limbeck.quantization.search import Step, narrow
+from limbeck.quantization.settings import named_by
+from limbeck.quantization.trials import Found, Trials
+from limbeck.quantization.tuned import SEARCHES, Setting, Tuned
+
+BITS = "bits"
+METHODS = (*SEARCHES, BITS)
+RANGES, LOG = "ranges.json", "search_{method}.jsonl"
+SCHEDULE = "bits.yaml"
+TOLD = 20
+
+
+@dataclass(frozen=True)
+class SearchOptions:
+    """What is searched, and how long."""
+
+    method: str
+    budget: int
+    """Evaluations in all, those of a log that is gone on with included."""
+    samples: int
+    """Of the calibration's split, on which each evaluation is made."""
+    widths: tuple[int, ...] = (8, 6, 4)
+    """Bits that a weight may have, in a search for bits."""
+    tolerance: float = 0.01
+    """What the loss may rise by, as a fraction, in a search for bits."""
+
+
+@dataclass(frozen=True)
+class Searched:
+    """Where a search has come to: the quantized model with the best setting, what the log says of it, and the file that holds it."""
+
+    quantizer: PostTrainLinearQuantizer
+    found: Found[Any]
+    start: float
+    """The loss that the search began with."""
+    file: Path
+
+    def told(self) -> str:
+        """In a line."""
+        end = "its own end" if self.found.finished else "the end of its budget"
+        return f"search: loss {self.start:.4f} -> {self.found.best.loss:.4f} in {self.found.evaluations:,} evaluations, to {end}; wrote {self.file}"
+
+
+def search(subject: Subject, described: PostTraining, stats: Stats, options: SearchOptions, folder: Path, progress: Progress) -> Searched:
+    """Search from what a file describes; a call that was cut off goes on from the folder's log.
+
+    Raises ``QuantizationError`` where there is nothing to search, and for a log of another search.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    found = _bits if options.method == BITS else _ranges
+    return found(subject, described, stats, options, folder, progress)
+
+
+def load_ranges(path: Path) -> dict[str, tuple[str, float]]:
+    """The setting that a search has written: for each tensor a clipping and a factor.
+
+    Raises ``QuantizationError`` for anything else.
+    """
+    try:
+        tree = json.loads(path.read_text(encoding="utf-8"))
+        return {str(name): (str(clipping), float(factor)) for name, (clipping, factor) in tree["ranges"].items()}
+    except OSError as error:
+        raise QuantizationError(f"{path} cannot be read: {error.strerror}; name a file that a search wrote, {RANGES}") from error
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise QuantizationError(f"{path} holds no ranges of a search; name a file that a search wrote, {RANGES}") from error
+
+
+def _job(subject: Subject, described: PostTraining, options: SearchOptions, folder: Path, progress: Progress) -> _Job:
+    about = {
+        **subject.about, "split": subject.calibration, "samples": options.samples, "method": options.method,
+        "quantizer": json.loads(json.dumps(dict(described.arguments))),
+    }  # fmt: skip
+    if options.method == BITS:
+        about |= {"widths": list(options.widths), "tolerance": options.tolerance}
+    return _Job(subject, options, about, folder / LOG.format(method=options.method), progress)
+
+
+@dataclass
+class _Job:
+    """The evaluations of one search."""
+
+    subject: Subject
+    options: SearchOptions
+    about: Mapping[str, Any]
+    log: Path
+    progress: Progress
+    start: float | None = None
+    made: int = 0
+
+    def measured(self, quantizer: PostTrainLinearQuantizer) -> float:
+        """The loss of a model."""
+        return evaluate(self.subject, quantizer.model, self.subject.calibration, self.options.samples)["loss"]
+
+    def count(self, loss: float) -> None:
+        """One more evaluation, of which every so many are told where no bar is."""
+        self.progress.advance()
+        self.made += 1
+        if self.made % TOLD == 0:
+            self.progress.show({"loss": loss})
+
+    def run(self, trials: Trials, steps: Any) -> Found[Any]:
+        """To the end of the search, or of the budget, with what it finds shown."""
+        self.progress.begin(f"search, {self.options.method}", total=self.options.budget, done=trials.made)
+
+        def tell(step: Step[Any]) -> None:
+            if self.start is None:
+                self.start = step.loss
+            self.progress.show({"best loss": step.loss, "at first": self.start})
+
+        return trials.run(steps, tell)
+
+
+def _ranges(
+    subject: Subject, described: PostTraining, stats: Stats, options: SearchOptions, folder: Path, progress: Progress
+) -> Searched:  # fmt: skip
+    job = _job(subject, described, options, folder, progress)
+    quantizer = quantized(subject, described, stats, save_fp_weights=True)
+    tuned = Tuned(quantizer)
+
+    def loss(setting: Setting) -> float:
+        tuned.apply(setting)
+        return job.measured(quantizer)
+
+    trials = Trials(loss, options.budget, job.log, job.about, lambda setting, loss: job.count(loss))
+    found = job.run(trials, SEARCHES[options.method](tuned, trials))
+    tuned.apply(found.best.setting)
+    file = folder / RANGES
+    write_json(file, {"ranges": {name: list(choice) for name, choice in found.best.setting.items()}, "loss": found.best.loss})
+    return Searched(quantizer, found, job.start if job.start is not None else found.best.loss, file)
+
+
+def _bits(
+    subject: Subject, described: PostTraining, stats: Stats, options: SearchOptions, folder: Path, progress: Progress
+) -> Searched:  # fmt: skip
+    job = _job(subject, described, options, folder, progress)
+    plain = quantized(subject, described, stats)
+    weights = {row.layer: row for row in plain.rows() if row.tensor == "weight" and row.mode}
+    if not weights:
+        raise QuantizationError("no layer has a weight of integers, so there are no bits to search; give bits_parameters")
+
+    def changed(bits: Mapping[str, int]) -> PostTraining:
+        own = {layer: {**override_of(described, layer), "bits_weights": number} for layer, number in bits.items()}
+        others = [layer for layer in plain.settings if layer not in own]
+        given = (described.arguments.get("overrides") or {}).items()
+        rest = {pattern: override for pattern, override in given if any(named_by(pattern, layer) for layer in others)}
+        return replace(described, arguments={**described.arguments, "overrides": {**own, **rest}})
+
+    trials = Trials(
+        lambda bits: job.measured(quantized(subject, changed(bits), stats)), options.budget, job.log, job.about,
+        lambda setting, loss: job.count(loss),
+    )  # fmt: skip
+    start = {layer: row.bits for layer, row in weights.items()}
+    widths = {layer: tuple(sorted({*options.widths, bits}, reverse=True)) for layer, bits in start.items()}
+
+    def steps() -> Any:
+        first = Step(start, trials(start))
+        yield from narrow(
+            widths, trials, first, first.loss * (1 + options.tolerance), {name: row.values or 1 for name, row in weights.items()}
+        )
+
+    found = job.run(trials, steps())
+    best = changed(found.best.setting)
+    file = folder / SCHEDULE
+    text = yaml.safe_dump(schedule_of(best), sort_keys=False, width=120)
+    file.write_text(f"# Found by a search for fewer bits: the loss rises from {job.start:.4f} to {found.best.loss:.4f}.\n\n{text}", "utf-8")
+    return Searched(quantized(subject, best, stats), found, job.start or found.best.loss, file)
+
+
+def schedule_of(described: PostTraining) -> dict[str, Any]:
+    """A quantizer as the tree of a schedule file; statistics are left to the calibration.
+
+    >>> schedule_of(PostTraining({"clip_acts": "avg", "model_activation_stats": None, "overrides": None}))
+    {'version': 1, 'quantizers': {'searched': {'class': 'PostTrainLinearQuantizer', 'clip_acts': 'avg'}}}
+    """
+    given = {name: value for name, value in described.arguments.items() if value is not None and name != "model_activation_stats"}
+    kept = {name: described.arguments[name] for name in ("bits_activations", "bits_parameters") if name in described.arguments}
+    plain = json.loads(json.dumps({**given, **kept}))
+    return {"version": 1, "quantizers": {"searched": {"class": "PostTrainLinearQuantizer", **plain}}}

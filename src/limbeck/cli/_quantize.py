@@ -1,0 +1,48 @@
+"""What every command that quantizes takes."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+if TYPE_CHECKING:
+    from limbeck.apps.search import SearchOptions
+
+
+class Method(StrEnum):
+    """What a search does."""
+
+    greedy = "greedy"
+    lapq = "lapq"
+    both = "both"
+    bits = "bits"
+
+
+class RangeMethod(StrEnum):
+    """What a search for ranges does."""
+
+    greedy = "greedy"
+    lapq = "lapq"
+    both = "both"
+
+
+Out = Annotated[Path, typer.Option("--out", metavar="DIR", help="Where statistics, logs, tables and pictures go.")]
+Budget = Annotated[int, typer.Option("--budget", min=1, help="Evaluations that a search may make, those of its log included.")]
+Searching = Annotated[
+    RangeMethod | None,
+    typer.Option(
+        "--search",
+        help="Search the ranges of INT8: greedy, the best clipping for each tensor; lapq, the best norm, then Powell's method; both.",
+        show_default=False,
+    ),
+]
+
+
+def search_options(method: str | None, budget: int, samples: int, tolerance: float = 0.01) -> SearchOptions | None:
+    """The options of a search, where one is asked for."""
+    from limbeck.apps.search import SearchOptions
+
+    return None if method is None else SearchOptions(str(method), budget, samples, tolerance=tolerance)

@@ -1,0 +1,214 @@
+"""``limbeck lm quantize`` and ``limbeck quantize`` of a language model."""
+
+from __future__ import annotations
+
+import csv
+import json
+import math
+import shlex
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from typer.testing import CliRunner, Result
+
+from limbeck.apps.lm.app import load_trained
+from limbeck.apps.lm.data import Batches, batchify, load_corpus
+from limbeck.apps.lm.quantize import ROWS, told
+from limbeck.apps.lm.subject import subject_of
+from limbeck.apps.lm.train import evaluate as evaluate_words
+from limbeck.apps.progress import Progress
+from limbeck.apps.quantized import STATS, evaluate, statistics
+from limbeck.apps.search import load_ranges
+from limbeck.cli import app
+from limbeck.config import load_quantizer
+from limbeck.errors import QuantizationError
+from limbeck.quantization.quantizers import post_train_linear_quantizer
+
+ROOT = Path(__file__).parents[3]
+ROW_FILES = ROOT / "schedules" / "lm" / "quantize"
+INT8 = "version: 1\nquantizers:\n  int8: {class: PostTrainLinearQuantizer, mode: asymmetric_signed, per_channel_wts: true}\n"
+
+
+def invoke(line: str) -> Result:
+    return CliRunner().invoke(app, shlex.split(line))
+
+
+def done(line: str) -> str:
+    result = invoke(line)
+    assert result.exit_code == 0, result.output
+    return result.output
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory, corpus: Path) -> Path:
+    folder = tmp_path_factory.mktemp("quantize") / "run"
+    done(f"lm train --data {corpus} --emsize 8 --nhid 8 --nlayers 1 --epochs 1 --tied --bptt 5 --batch-size 8 --save {folder}")
+    return folder
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> Path:
+    path = tmp_path / "int8.yaml"
+    path.write_text(INT8)
+    return path
+
+
+def test_the_subject_measures_what_evaluate_measures(run: Path, corpus: Path) -> None:
+    subject = subject_of(run)
+    model, _, options = load_trained(run)
+    test = Batches(batchify(load_corpus(str(corpus)).test, 10), options.bptt)
+    assert evaluate(subject, subject.model, "test")["loss"] == pytest.approx(evaluate_words(model, test), abs=1e-5)
+    assert evaluate(subject, subject.model, "test") == evaluate(subject, subject.model, "test")
+    assert len(subject.batches("valid", 70)) == 2  # windows of 5 in 10 columns
+
+
+def test_states_go_from_window_to_window_for_each_model_alone(run: Path) -> None:
+    subject, other = subject_of(run), subject_of(run)
+    runs = subject.batches("test", 0)
+    mixed = []
+    with torch.no_grad():
+        alone = [float(one(subject.model)[0]) for one in subject.batches("test", 0)]
+        for one in runs:
+            mixed.append(float(one(subject.model)[0]))
+            one(other.model)
+    assert mixed == pytest.approx(alone, abs=1e-4)
+
+
+def test_statistics_come_from_the_validation_and_are_collected_once(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    subject = subject_of(run)
+    assert subject.calibration == "valid"
+    with Progress(1) as progress:
+        first = statistics(subject, 100, tmp_path, progress)
+        (tmp_path / STATS).touch()
+        assert statistics(subject, 100, tmp_path, progress) == first
+        assert "ranges from" in capsys.readouterr().err
+        assert statistics(subject, 50, tmp_path, progress) != first
+    assert "rnn.cells.0.eltwiseadd_cell" in first
+    assert first["rnn.cells.0.act_f"].output is not None
+
+
+def test_the_seven_rows_are_the_files_of_the_schedules() -> None:
+    found = {path.stem: load_quantizer(path) for path in ROW_FILES.glob("*.yaml")}
+    assert found.keys() == ROWS.keys()
+    for name, arguments in ROWS.items():
+        own = post_train_linear_quantizer(**arguments).arguments
+        assert {**own, **found[name].arguments} == own
+
+
+# the columns of Distiller's table: shared/seeds 002, "Compression: Post-Training Quantization"
+SAID = {
+    "fp32": ("FP32", "N/A", "N/A", "N/A", "N/A"),
+    "fp16": ("Full FP16", "N/A", "N/A", "N/A", "Entire model"),
+    "int8_symmetric": ("Full INT8", "Symmetric", "No", "No", "None"),
+    "int8_asymmetric_channel": ("Full INT8", "Asymmetric", "Yes", "No", "None"),
+    "int8_asymmetric_channel_avg": ("Full INT8", "Asymmetric", "Yes", "Averaging", "None"),
+    "mixed_fp16_eltwise": ("Mixed INT8/FP16", "Asymmetric", "Yes", "No", "encoder, decoder, .*eltwise.*"),
+    "mixed_fp16_avg": ("Mixed INT8/FP16", "Asymmetric", "Yes", "Averaging", "encoder, decoder"),
+}
+
+
+@pytest.mark.parametrize("name", SAID)
+def test_a_row_says_what_distillers_table_says(name: str) -> None:
+    assert tuple(told(post_train_linear_quantizer(**ROWS[name])).values()) == SAID[name]
+
+
+def test_all_rows_in_one_command_and_a_second_call_measures_nothing(run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    line = f"lm quantize {run} --calibration-words 100 --eval-words 100 --out {tmp_path} --json"
+    tree = json.loads(CliRunner().invoke(app, shlex.split(line)).stdout)
+    assert [row["name"] for row in tree["rows"]] == list(ROWS)
+    by_name = {row["name"]: row for row in tree["rows"]}
+    assert by_name["fp32"]["change"] == 0
+    assert abs(by_name["fp16"]["change"]) < 1e-3
+    assert 0 < abs(by_name["int8_symmetric"]["change"]) < 0.05
+    assert {Path(file).name for file in tree["files"]} == {"table.md", "table.csv"}
+    assert len(list(csv.reader((tmp_path / "table.csv").read_text().splitlines()))) == 8
+    monkeypatch.setattr("limbeck.apps.lm.quantize.evaluate", lambda *given: pytest.fail("measured again"))
+    printed = done(line.removesuffix(" --json"))
+    assert "Entire model" in printed
+    assert "Ranges from 100 words of the validation text." in printed
+
+
+def test_files_of_ones_own_are_rows_beside_fp32_and_a_search_is_one_more(run: Path, file: Path, tmp_path: Path) -> None:
+    line = f"lm quantize {run} {file} --calibration-words 100 --eval-words 100 --search greedy --budget 9 --search-words 50 --out {tmp_path} --json"
+    tree = json.loads(CliRunner().invoke(app, shlex.split(line)).stdout)
+    assert [row["name"] for row in tree["rows"]] == ["fp32", "int8", "searched"]
+    assert tree["rows"][2]["precision"] == "Full INT8, searched"
+    assert len((tmp_path / "search_greedy.jsonl").read_text().splitlines()) == 10
+
+
+def test_quantize_reports_layer_by_layer_and_keeps_the_checkpoint(run: Path, file: Path, tmp_path: Path) -> None:
+    before = {path: path.read_bytes() for path in run.rglob("*") if path.is_file()}
+    line = f"quantize {file} --model {run} --calibration-samples 100 --eval-samples 100 --cost-samples 0 --out {tmp_path / 'out'}"
+    tree = json.loads(CliRunner().invoke(app, shlex.split(f"{line} --json")).stdout)
+    rows: dict[str, Any] = {row["layer"]: row for row in tree["rows"]}
+    assert list(rows)[:2] == ["encoder", "rnn.cells.0.fc_gate_x"]
+    assert rows["decoder"]["kind"] == "int8"
+    assert rows["decoder"]["snr"] > 10
+    assert rows["decoder"]["weight_snr"] > 30
+    assert rows["decoder"]["cost"] is None
+    assert tree["quantized"]["perplexity"] == pytest.approx(tree["fp32"]["perplexity"], rel=0.05)
+    names = {"layers.csv", "layers.md", "tensors.csv", "tensors.md", "layer_quant_params.yaml", "report.png", "report.svg"}
+    assert {Path(name).name for name in tree["files"]} == names
+    assert all(Path(name).stat().st_size for name in tree["files"])
+    assert "Zeros stay zeros" in (tmp_path / "out" / "layers.md").read_text()
+    assert "encoder.weight and decoder.weight are one tensor in FP32" in (tmp_path / "out" / "tensors.md").read_text()
+    assert {path: path.read_bytes() for path in run.rglob("*") if path.is_file()} == before
+
+
+@pytest.mark.long
+def test_quantizing_each_layer_alone_tells_what_it_costs(run: Path, file: Path, tmp_path: Path) -> None:
+    printed = done(f"quantize {file} --model {run} --calibration-samples 100 --eval-samples 100 --cost-samples 50 --out {tmp_path}")
+    assert "Costliest where one alone is quantized" in printed
+    costs = [json.loads(line) for line in (tmp_path / "costs.jsonl").read_text().splitlines()[1:]]
+    assert [cost["setting"]["layer"] for cost in costs][:2] == [None, "encoder"]
+    assert all(math.isfinite(cost["loss"]) for cost in costs)
+
+
+@pytest.mark.long
+def test_a_search_leaves_ranges_that_are_taken_up_again(run: Path, file: Path, tmp_path: Path) -> None:
+    line = f"quantize {file} --model {run} --calibration-samples 100 --eval-samples 100 --cost-samples 0 --out {tmp_path} --json"
+    searched = json.loads(
+        CliRunner().invoke(app, shlex.split(f"{line} --split valid --search lapq --budget 20 --search-samples 100")).stdout
+    )
+    taken = json.loads(CliRunner().invoke(app, shlex.split(f"{line} --split valid --ranges {tmp_path / 'ranges.json'}")).stdout)
+    assert taken["quantized"] == searched["quantized"]
+    plain = json.loads(CliRunner().invoke(app, shlex.split(f"{line} --split valid")).stdout)
+    assert searched["quantized"]["loss"] <= plain["quantized"]["loss"]
+
+
+@pytest.mark.long
+def test_a_search_for_bits_leaves_a_schedule_file(run: Path, file: Path, tmp_path: Path) -> None:
+    line = f"quantize {file} --model {run} --calibration-samples 100 --eval-samples 100 --cost-samples 0 --out {tmp_path}"
+    done(f"{line} --search bits --tolerance 0.05 --budget 40 --search-samples 100")
+    found = load_quantizer(tmp_path / "bits.yaml").arguments["overrides"]
+    assert {"encoder", "decoder", "rnn.cells.0.fc_gate_x"} <= found.keys()
+    assert min(override["bits_weights"] for override in found.values()) == 4
+    done(f"quantize {tmp_path / 'bits.yaml'} --model {run} --calibration-samples 100 --eval-samples 100 --cost-samples 0 --out {tmp_path}")
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ("--dynamic --search lapq", "there is nothing for --stats and --search to do"),
+        ("--ranges x.json --search lapq", "give one of --ranges and --search"),
+        ("--ranges nowhere.json", "nowhere.json cannot be read: No such file or directory; name a file that a search wrote"),
+        ("--data nowhere", "no corpus 'nowhere'"),
+    ],
+)
+def test_what_does_not_go_together_is_said(given: str, message: str, run: Path, file: Path, tmp_path: Path) -> None:
+    result = invoke(f"quantize {file} --model {run} --calibration-samples 50 --eval-samples 50 --cost-samples 0 --out {tmp_path} {given}")
+    assert result.exit_code != 0
+    assert message in " ".join((result.output + str(result.exception)).replace("│", " ").split())
+
+
+def test_ranges_of_something_else_are_refused(run: Path, file: Path, tmp_path: Path) -> None:
+    other = tmp_path / "other.json"
+    other.write_text('{"ranges": {"fc.weight": ["mse", 1.0]}}')
+    assert load_ranges(other) == {"fc.weight": ("mse", 1.0)}
+    result = invoke(f"quantize {file} --model {run} --calibration-samples 50 --cost-samples 0 --ranges {other} --out {tmp_path}")
+    assert "has a range for 'fc.weight', which the model quantized by" in str(result.exception)
+    other.write_text("[]")
+    with pytest.raises(QuantizationError, match=r"other\.json holds no ranges of a search"):
+        load_ranges(other)

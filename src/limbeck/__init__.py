@@ -40,7 +40,7 @@ if TYPE_CHECKING:
     from limbeck.pruning.criteria import Units
     from limbeck.pruning.tfmot import TFMOT
     from limbeck.pruning.translated import NeurST
-    from limbeck.quantization import Stats, collect_stats
+    from limbeck.quantization import PostTrainLinearQuantizer, Stats, collect_stats
     from limbeck.ramps import Ramp
     from limbeck.regularization import Regularize, Regularizer
     from limbeck.scheduler import Scheduler
@@ -72,7 +72,7 @@ _HOMES = {
     "limbeck.pruning.criteria": ("Units",),
     "limbeck.pruning.tfmot": ("TFMOT",),
     "limbeck.pruning.translated": ("NeurST",),
-    "limbeck.quantization": ("Stats", "collect_stats"),
+    "limbeck.quantization": ("PostTrainLinearQuantizer", "Stats", "collect_stats"),
     "limbeck.regularization": ("Regularize", "Regularizer"),
     "limbeck.scheduler": ("Scheduler",),
     "limbeck.ramps": ("Ramp",),
@@ -100,6 +100,7 @@ __all__ = [
     "NeurST",
     "Plan",
     "PlateauDecay",
+    "PostTrainLinearQuantizer",
     "Prune",
     "Pruner",
     "QuantizationError",

@@ -19,6 +19,7 @@ from limbeck.apps.translation.hparams import Sizes as TranslationSizes
 from lm_tasks import Sizes, zipf
 from lm_throughput import TOLERANCE, race
 from modular_lstm import KINDS, PASSES, pair
+from quantized_lstm import forms as quantized_forms
 from scheduler_overhead import APPLIED, PLAIN, RENEWED, LanguageModelLoss, Task, measure
 from timing import OwnRandomness, blocks_in_turns, quartiles
 from translation_speed import batches_of as translation_batches
@@ -41,6 +42,7 @@ def batches(steps: int) -> Batches:
         "lm_throughput",
         "mask_renewal",
         "modular_lstm",
+        "quantized_lstm",
         "schedule_load",
         "scheduler_overhead",
         "thinned_speed",
@@ -69,6 +71,14 @@ def test_torch_s_recurrent_modules_and_the_modular_ones_hold_the_same_weights(ki
     x = torch.randn(3, 2, 4)
     results = {name: [run(module, x) for run in PASSES.values()] for name, module in modules.items()}
     torch.testing.assert_close(results["modular"], results["torch"], rtol=0, atol=1e-6)
+
+
+def test_the_quantized_lstm_is_near_the_one_it_was_made_of() -> None:
+    results = {name: make()() for name, make in quantized_forms(units=4, steps=3, batch=2, device="cpu").items()}
+    torch.testing.assert_close(results["modular"], results["torch"], rtol=0, atol=1e-6)
+    assert not torch.equal(results["int8"], results["torch"])
+    torch.testing.assert_close(results["int8"], results["torch"], rtol=0, atol=0.05)
+    torch.testing.assert_close(results["fp16"], results["torch"], rtol=0, atol=1e-3)
 
 
 def test_every_loop_of_the_classifiers_trains_and_one_prunes() -> None:

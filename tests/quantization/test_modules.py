@@ -60,7 +60,7 @@ LAYERS: dict[str, Any] = {
 }
 
 
-@settings(max_examples=60)
+@settings(max_examples=40)
 @given(
     kind=st.sampled_from(sorted(LAYERS)),
     act=bits,
@@ -102,7 +102,7 @@ def test_weighted_layers(kind: str, act: int, wts: int, mode: str, wmode: str, c
     assert list(quantizer.ranges) == ["layer.weight", "layer.output", "layer.inputs.0"]
 
 
-@settings(max_examples=60)
+@settings(max_examples=40)
 @given(
     kind=st.sampled_from(("add", "sub", "mult", "matmul", "bmm", "concat", "stack")),
     act=st.sampled_from((2, 4, 8, 12)),
@@ -291,7 +291,7 @@ def test_a_large_output_is_gone_through_in_parts() -> None:
         torch.testing.assert_close(model(x), torch.cat([model(part) for part in x.split(100)]), rtol=0, atol=0)
 
 
-@settings(max_examples=30)
+@settings(max_examples=20)
 @given(bits=bits, mode=modes, channels=st.booleans(), seed=seeds)
 def test_a_zero_stays_a_zero(bits: int, mode: str, channels: bool, seed: int) -> None:
     """A pruned weight, and an input that is zero: whatever the mode, nothing comes of them."""

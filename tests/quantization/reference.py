@@ -47,8 +47,8 @@ class Scale:
 
 
 def requantized(sums: Counts, step: Any, out: Scale, rectified: bool = False) -> NDArray[np.float64]:
-    """The output's counts, before they are rounded."""
-    exact = sums * (np.asarray(step, dtype=np.float64) / out.step.astype(np.float64))
+    """The output's counts, before they are rounded, of sums of 32 bits."""
+    exact = np.clip(sums, -(2**31), 2**31 - 1) * (np.asarray(step, dtype=np.float64) / out.step.astype(np.float64))
     return np.clip(exact, 0 if rectified else out.below, out.above)
 
 

@@ -92,12 +92,7 @@ def quantized(subject: Subject, described: PostTraining, stats: Stats | None, **
 
     Raises ``QuantizationError`` for what cannot be quantized so.
     """
-    arguments = {**described.arguments, **changes}
-    if stats is not None:
-        arguments["model_activation_stats"] = stats
-    quantizer = PostTrainLinearQuantizer(copy.deepcopy(subject.model), **arguments)
-    quantizer.prepare_model(subject.inputs)
-    return quantizer
+    return described.prepare(copy.deepcopy(subject.model), subject.inputs, stats, **changes)
 
 
 def with_signal(rows: Sequence[Row], subject: Subject, quantizer: PostTrainLinearQuantizer, samples: int) -> list[Row]:

@@ -8,11 +8,15 @@ from typing import Annotated, Any
 
 from annotated_types import Ge, Le
 from pydantic import AfterValidator, PlainValidator, WithJsonSchema, WrapValidator
+from torch import nn
 
 from limbeck.errors import QuantizationError, did_you_mean
+from limbeck.graph import Inputs
 from limbeck.quantization.affine import Mode
 from limbeck.quantization.clipping import CLIPPINGS, named_clipping
+from limbeck.quantization.post_train import PostTrainLinearQuantizer
 from limbeck.quantization.settings import Bits, MultiplierBits, Override, Positive, Precision, checked
+from limbeck.quantization.stats import Stats
 
 SIDES = ("activations", "weights")
 
@@ -68,11 +72,27 @@ class PostTraining:
 
     arguments: Mapping[str, Any] = field(default_factory=dict)
 
+    def prepare(
+        self, model: nn.Module, example_inputs: Inputs | None = None, stats: Stats | None = None, **changes: Any
+    ) -> PostTrainLinearQuantizer:
+        """Quantize a model in place; ``stats`` come before those that the file names, and ``changes`` before any of its arguments.
+
+        >>> model = nn.Sequential(nn.Linear(4, 2)).eval()
+        >>> [row.kind for row in post_train_linear_quantizer(fpq_module=16).prepare(model).rows()]
+        ['fp16', 'fp16']
+
+        Raises ``QuantizationError`` as ``PostTrainLinearQuantizer``.
+        """
+        given = {**self.arguments, **({} if stats is None else {"model_activation_stats": stats}), **changes}
+        quantizer = PostTrainLinearQuantizer(model, **given)
+        quantizer.prepare_model(example_inputs)
+        return quantizer
+
 
 def post_train_linear_quantizer(  # noqa: PLR0913, PLR0917  # the options of the quantizer itself
     bits_activations: Bits | None = 8,
     bits_parameters: Bits | None = 8,
-    bits_accum: Annotated[int, Ge(8), Le(32)] = 32,
+    bits_accum: Annotated[int, Ge(8), Le(48)] = 32,
     overrides: dict[str, Annotated[Override, WrapValidator(_override)]] | None = None,
     mode: Modes = "symmetric",
     clip_acts: Clip = "none",

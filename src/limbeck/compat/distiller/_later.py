@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import NoReturn
 
-QUANTIZERS = "quantizers; weights keep their type"
+QUANTIZERS = "quantizers for training; PostTrainLinearQuantizer quantizes a trained model"
 
 
 def not_here(module: str, names: Sequence[str], what: str) -> Callable[[str], NoReturn]:
@@ -13,7 +13,7 @@ def not_here(module: str, names: Sequence[str], what: str) -> Callable[[str], No
 
     >>> not_here("quantization", ["Quantizer"], QUANTIZERS)("Quantizer")
     Traceback (most recent call last):
-    ImportError: there is no 'Quantizer': this version of Limbeck has no quantizers; weights keep their type
+    ImportError: there is no 'Quantizer': this version of Limbeck has no quantizers for training; PostTrainLinearQuantizer quantizes a trained model
     """
 
     def ask(name: str) -> NoReturn:

@@ -1,19 +1,21 @@
-"""The ancestor's module of this name is not here yet: to take one of its names is an error that says so."""
+"""The ancestor's module of this name: its post-training quantizer; to take one of those for training is an error that says so."""
 
 from __future__ import annotations
 
 from limbeck.compat.distiller._later import QUANTIZERS, not_here
+from limbeck.quantization import PostTrainLinearQuantizer
 
 NAMES = (
     "DorefaQuantizer",
     "NCFQuantAwareTrainQuantizer",
     "PACTQuantizer",
-    "PostTrainLinearQuantizer",
     "QuantAwareTrainRangeLinearQuantizer",
     "QuantizationPolicy",
     "Quantizer",
     "WRPNQuantizer",
 )
-"""What it held."""
+"""What it held besides."""
+
+__all__ = ["PostTrainLinearQuantizer"]
 
 __getattr__ = not_here(__name__, NAMES, QUANTIZERS)

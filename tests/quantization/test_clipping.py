@@ -112,6 +112,14 @@ def test_the_least_divergence_is_the_least(counts: list[int], levels: int) -> No
         assert each[kept] == pytest.approx(min(each.values()), abs=1e-9)
 
 
+@pytest.mark.parametrize("bits", [4, 6, 8])
+def test_the_zeros_that_a_relu_leaves_do_not_pull_the_range_of_kl_in(bits: int) -> None:
+    positive, grid = torch.randn(20_000).abs() + 0.01, Grid(bits, Mode.ASYMMETRIC_UNSIGNED, half_range=True)
+    low, high = named_clipping("kl")(OfTensor(torch.cat([positive, torch.zeros(60_000)])), grid)
+    torch.testing.assert_close((low, high), named_clipping("kl")(OfTensor(torch.cat([positive, torch.zeros(1)])), grid))
+    assert 1.5 < float(high) < 4.5
+
+
 def test_kl_cuts_outliers_off() -> None:
     values = torch.cat([torch.randn(20000), torch.tensor([60.0])])
     for mode, low in ((Mode.SYMMETRIC, None), (ASYMMETRIC, values.min().item())):

@@ -82,9 +82,7 @@ def test_another_search_is_refused_with_what_differs(tmp_path: Path) -> None:
     log = tmp_path / "search.jsonl"
     Trials(off, log=log, about={"model": "small", "tokens": 500})
     Trials(off, log=log, about={"model": "small", "tokens": 500})
-    with pytest.raises(
-        QuantizationError, match="is of a search with tokens 500, not 600; give the same to go on with it, or another folder"
-    ):
+    with pytest.raises(QuantizationError, match="was begun with tokens 500, not 600; give the same to go on with it, or another folder"):
         Trials(off, log=log, about={"model": "small", "tokens": 600})
 
 

@@ -21,7 +21,7 @@ from torch import Tensor
 from limbeck.errors import did_you_mean
 from limbeck.quantization.affine import Mode
 from limbeck.quantization.histogram import Histogram, weighted
-from limbeck.quantization.thresholds import least_divergence, least_error
+from limbeck.quantization.thresholds import least_divergence, least_error, without_zeros
 from limbeck.tile import TENSOR, Tile
 
 Range = tuple[Tensor, Tensor]
@@ -244,13 +244,14 @@ def _symmetric(most: Tensor) -> Range:
 def divergence(seen: Observed, grid: Grid) -> Range:
     """TensorRT's: the magnitude at which the clipped histogram diverges least (Kullback and Leibler) from what its quantized self looks like.
 
-    The magnitude bounds both sides; an asymmetric range stays within what was seen. See ``thresholds.least_divergence``.
+    The magnitude bounds both sides; an asymmetric range stays within what was seen. See ``thresholds.least_divergence``. Zeros, of which a ReLU leaves
+    many, do not count: the first bin is taken to be like the second (as in NVIDIA's pytorch-quantization).
 
     Raises ``ValueError`` for statistics without histograms.
     """
     one_sided = bool(((seen.min >= 0) | (seen.max <= 0)).all())
     levels = 2 ** (grid.bits if one_sided and not grid.mode.is_symmetric else grid.bits - 1)
-    kept = [least_divergence(histogram.magnitudes(), levels) * histogram.width for histogram in seen.histograms()]
+    kept = [least_divergence(without_zeros(histogram.magnitudes()), levels) * histogram.width for histogram in seen.histograms()]
     most = torch.minimum(torch.maximum(-seen.min, seen.max), seen.min.new_tensor(kept).reshape(seen.min.shape))
     return _symmetric(most) if grid.mode.is_symmetric else (torch.maximum(seen.min, -most), torch.minimum(seen.max, most))
 

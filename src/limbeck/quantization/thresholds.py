@@ -52,6 +52,15 @@ def least_divergence(counts: NDArray[np.int64], levels: int) -> float:
     return float(kept[len(kept) - 1 - np.argmin(divergence[::-1])]) + 0.5
 
 
+def without_zeros(counts: NDArray[np.int64]) -> NDArray[np.int64]:
+    """A histogram of magnitudes whose first bin, where zeros are counted, is like the second.
+
+    >>> without_zeros(np.array([900, 3, 2])).tolist(), without_zeros(np.array([5, 0])).tolist()
+    ([3, 3, 2], [5, 0])
+    """
+    return np.concatenate([counts[1:2], counts[1:]]) if counts[1:].any() else counts
+
+
 def _x_log_x(x: NDArray[np.float64]) -> NDArray[np.float64]:
     return x * np.log(np.maximum(x, 1))
 

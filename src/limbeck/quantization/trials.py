@@ -120,7 +120,7 @@ def _opened(log: Path, head: Mapping[str, Any]) -> dict[str, float]:
     held, wanted = first["search"], json.loads(json.dumps(head))["search"]
     other = [f"{name} {held.get(name)!r}, not {wanted.get(name)!r}" for name in {**held, **wanted} if held.get(name) != wanted.get(name)]
     if other:
-        raise QuantizationError(f"{log} is of a search with {'; '.join(other)}; give the same to go on with it, or another folder")
+        raise QuantizationError(f"{log} was begun with {'; '.join(other)}; give the same to go on with it, or another folder")
     if len(text) > text.rfind("\n") + 1:
         log.write_text("".join(f"{line}\n" for line in whole), encoding="utf-8")
     return {_key(trial["setting"]): math.inf if trial["loss"] is None else float(trial["loss"]) for trial in trials}

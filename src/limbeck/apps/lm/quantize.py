@@ -194,5 +194,5 @@ def _notes(subject: Subject, options: QuantizeOptions) -> tuple[str, ...]:
     ranges = f"{options.calibration_words:,} words" if options.calibration_words else "all words"
     notes = [f"Ranges from {ranges} of the validation text."]
     if options.words:
-        notes.append(f"Evaluated on the first {options.words:,} words of {options.split} alone.")
+        notes.append(f"Evaluated on {options.words:,} words of {options.split} alone.")
     return tuple(notes)

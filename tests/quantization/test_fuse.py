@@ -198,3 +198,19 @@ def test_clamped_statistics_by_hand() -> None:
     assert found.histogram == Histogram(1.0, 0, (3, 1))
     assert (found.mean, found.b) == (0.75, 0.375)
     assert clamped(stats, -10.0, 10.0).histogram == stats.histogram
+
+
+@pytest.mark.parametrize("mode", ["reflect", "replicate", "circular"])
+def test_a_convolution_that_pads_with_what_its_input_holds(mode: Any) -> None:
+    """The padding is neither a source nor a reader of the layer that it belongs to, and moves numbers of the layer before."""
+    first, last = nn.Conv2d(2, 3, 3, padding=1, padding_mode=mode), nn.Conv2d(3, 2, 3, padding=1, padding_mode=mode)
+    model = nn.Sequential(first, nn.ReLU(), last).eval()
+    first.weight.data.mul_(9)  # so that the image lies within the range of what is computed of it
+    x = torch.linspace(-1, 1, 50).reshape(1, 2, 5, 5)
+    with torch.no_grad():
+        expected = model(x)
+        quantizer = prepared(model, x, mode="asymmetric_unsigned")
+        off = model(x) - expected
+    assert {name: held.inputs for name, held in quantizer._held.items()} == {"0": ("0.inputs.0",), "2": ("0.output",)}
+    assert quantizer.settings["0"].clip_half_range
+    assert float(off.square().sum()) < 1e-3 * float(expected.square().sum())

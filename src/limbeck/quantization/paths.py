@@ -49,7 +49,13 @@ class Paths:
 
     def owner(self, node: Node) -> str:
         """The layer that computes a node; an empty string where it is none."""
-        return node.module if node.kind == "call" and node.module in self._leaves and node.module not in self.passed else ""
+        computes = node.kind == "call" and node.module in self._leaves and node.module not in self.passed and not self._pads(node)
+        return node.module if computes else ""
+
+    def _pads(self, node: Node) -> bool:
+        """Whether a node is the padding of a convolution that pads with what its input holds: circular, reflecting."""
+        leaf = self._leaves.get(node.module)
+        return leaf is not None and leaf.kind is Kind.WEIGHTED and node.operation == "pad"
 
     @cached_property
     def nodes_of(self) -> dict[str, list[Node]]:
@@ -73,14 +79,14 @@ class Paths:
         """Whether a node only moves numbers of its first argument."""
         return (
             node.kind == "call"
-            and (node.operation in MOVES or node.module in self.passed or node.name in self._idle)
+            and (node.operation in MOVES or node.module in self.passed or node.name in self._idle or self._pads(node))
             and not self.owner(node)
         )
 
     def ends(self, layer: str) -> list[Node]:
         """Who reads what a layer computes, beyond all moves; a concatenation of one layer's own outputs is a move as well."""
         found: dict[str, Node] = {}
-        waiting, seen = list(self.nodes_of.get(layer, [])), set[str]()
+        waiting, seen = [node for node in self.nodes_of.get(layer, []) if not self._pads(node)], set[str]()
         while waiting:
             node = waiting.pop()
             for reader in self.readers.get(node.name, []):

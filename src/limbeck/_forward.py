@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -33,6 +33,20 @@ class Eye:
 
     def __reduce__(self) -> tuple[Any, ...]:
         return Eye, (None,)
+
+
+@contextmanager
+def part_by_part() -> Iterator[None]:
+    """Torch's transformer encoders and their attention call the modules that they are made of, as in training, and not one function with the weights of all.
+
+    Where padding is masked that function takes sequences in a form that no hook and no other module knows.
+    """
+    at_once = torch.backends.mha.get_fastpath_enabled()
+    torch.backends.mha.set_fastpath_enabled(False)
+    try:
+        yield
+    finally:
+        torch.backends.mha.set_fastpath_enabled(at_once)
 
 
 def owners(model: nn.Module, parameters: Mapping[str, nn.Parameter]) -> Iterator[tuple[nn.Module, Places]]:

@@ -260,6 +260,7 @@ def faulty_statistics() -> Stats:
         (lambda: broken(lambda model: model[0].register_forward_hook(lambda *_: None)), {}, "'0' has hooks, which would be lost"),
         (lambda: nn.Sequential(nn.LSTM(4, 3)).eval(), {}, r"'0' is a LSTM, whose weights torch reads by itself; call limbeck.quantization.modular\(model\)"),
         (lambda: nn.ModuleDict({"at": nn.MultiheadAttention(4, 2)}).eval(), {}, r"it is: overrides \{at: \{bits_activations: null, bits_weights: null\}\}"),
+        (lambda: nn.ModuleDict({"at": nn.MultiheadAttention(4, 2)}).eval(), {"fpq_module": 16}, r"bits_weights: null, fpq_module: null\}\}"),
         (lambda: Sum().eval(), {}, "'add' joins several inputs, and needs statistics .*bits_activations: null"),
         (lambda: broken(lambda _: None), {"model_activation_stats": faulty_statistics()}, "there are no statistics of '1'; collect them from this model"),
         (lambda: broken(lambda model: nn.init.constant_(model[0].weight, torch.nan)), {}, "'0.weight': a range from nan to nan is not finite"),
@@ -362,3 +363,56 @@ def test_names_and_places_survive_a_copy_and_a_cast() -> None:
         expected = model(words, hidden)[0]
         torch.testing.assert_close(copy.deepcopy(model)(words, hidden)[0], expected, rtol=0, atol=0)
     assert "decoder.integers" in model.state_dict()
+
+
+@pytest.mark.parametrize("statistics_first", [True, False])
+@torch.no_grad()
+def test_a_transformer_encoder_around_attention_that_stays_in_floats(statistics_first: bool) -> None:
+    """Torch evaluates such an encoder by one function that reads the weights of all parts, and masked sequences as nested tensors; neither gets in the way."""
+    layer = nn.TransformerEncoderLayer(8, 2, 16, batch_first=True)
+    model = nn.TransformerEncoder(layer, 2).eval()
+    x, ends = torch.linspace(-1, 1, 96).sin().reshape(3, 4, 8), torch.tensor([[False] * 3 + [True]] * 3)
+    expected = model(x)
+    stats = None
+    if statistics_first:
+        with collect_stats(model) as collected:
+            model(x, src_key_padding_mask=ends)
+            model(x)
+        stats = collected.stats
+    left_alone: Any = {"layers.*.self_attn": {"bits_activations": None, "bits_weights": None}}
+    quantizer = PostTrainLinearQuantizer(model, model_activation_stats=stats, overrides=left_alone)
+    quantizer.prepare_model([x])
+    assert {f"layers.{place}.{name}" for place in (0, 1) for name in ("linear1", "linear2", "norm1", "norm2")} <= quantizer._held.keys()
+    assert 0 < noise(model(x), expected) < 1e-3
+    assert model(x, src_key_padding_mask=ends).shape == x.shape
+    assert torch.backends.mha.get_fastpath_enabled()
+
+
+@torch.no_grad()
+def test_layers_are_called_as_torch_calls_its_own() -> None:
+    """By the name of the argument, and a transposed convolution with the size of what it gives."""
+
+    class Calls(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.words, self.fc, self.up = nn.Embedding(4, 4), nn.Linear(4, 4), nn.ConvTranspose1d(1, 1, 3, stride=2, padding=1)
+
+        def forward(self, x: Tensor) -> Any:
+            return self.up(self.fc(input=self.words(input=x)), output_size=[8])
+
+    words, floats = torch.arange(4).reshape(4, 1), Calls().eval()
+    for stats in (statistics(floats, words), None):
+        model = copy.deepcopy(floats)
+        PostTrainLinearQuantizer(model, model_activation_stats=stats).prepare_model()
+        assert model(words).shape == (4, 1, 8)
+        assert noise(model(words), floats(words)) < 1e-3
+
+
+def test_short_floats_around_integers_are_refused() -> None:
+    model = nn.Sequential(nn.Linear(4, 3)).eval()
+    PostTrainLinearQuantizer(model).prepare_model()
+    with (
+        torch.autocast("cpu", torch.bfloat16),
+        pytest.raises(QuantizationError, match=r"'0' computes with integers.*outside of torch.autocast"),
+    ):
+        model(X)

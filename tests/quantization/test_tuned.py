@@ -141,3 +141,15 @@ def test_a_model_of_floats_has_nothing_to_search(net: nn.Module, inputs: torch.T
     quantizer.prepare_model((inputs[:2],))
     with pytest.raises(QuantizationError, match="has no ranges to search; give statistics"):
         Tuned(quantizer)
+
+
+def test_a_layer_may_have_inputs_in_its_name(inputs: torch.Tensor) -> None:
+    model = nn.ModuleDict({"net": nn.ModuleDict({"inputs": nn.Linear(inputs.shape[-1], 2)})}).eval()
+    layer = model.get_submodule("net.inputs")
+    with collect_stats(model) as collected, torch.no_grad():
+        layer(inputs)
+    quantizer = PostTrainLinearQuantizer(model, model_activation_stats=collected.stats, save_fp_weights=True)
+    quantizer.prepare_model()
+    tuned = Tuned(quantizer)
+    assert set(tuned.start) == {"net.inputs.inputs.0", "net.inputs.weight", "net.inputs.output"}
+    assert all(tuned.allows(name, "mse") for name in tuned.start)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from typing import NamedTuple
 
 import torch
@@ -66,3 +67,14 @@ def put(model: nn.Module, leaf: Leaf, module: nn.Module) -> None:
     for place in leaf.places:
         parent, _, name = place.rpartition(".")
         setattr(model.get_submodule(parent), name, module)
+
+
+def keep_apart(model: nn.Module, changed: Collection[int]) -> None:
+    """Let torch's transformer encoders call their parts where some are ``changed``, by ``id``; else one function reads the weights of all in an evaluation."""
+    for module in model.modules():
+        if not any(id(part) in changed for part in module.modules()):
+            continue
+        if isinstance(module, nn.TransformerEncoderLayer):
+            module.activation_relu_or_gelu = 0  # it is no function that torch's one call of everything knows
+        elif isinstance(module, nn.TransformerEncoder):
+            module.use_nested_tensor = False

@@ -86,7 +86,8 @@ def _faults(leaf: Leaf, setting: Setting, stats: Stats | None) -> Iterator[str]:
     name, module, what = f"'{leaf.name}'", leaf.module, type(leaf.module).__name__
     if leaf.kind is Kind.OPAQUE:
         first = "" if isinstance(module, nn.MultiheadAttention) else "call limbeck.quantization.modular(model) before, or "
-        yield f"{name} is a {what}, whose weights torch reads by itself; {first}leave it as it is: overrides {{{leaf.name}: {{{KEEP}}}}}"
+        keep = KEEP if setting.fpq_module is None else f"{KEEP}, fpq_module: null"
+        yield f"{name} is a {what}, whose weights torch reads by itself; {first}leave it as it is: overrides {{{leaf.name}: {{{keep}}}}}"
         return
     if setting.make_identity or setting.fpq_module is not None:
         return

@@ -45,7 +45,7 @@ class Measured:
         tensor(64, dtype=torch.int32)
         """
         low, high = named_clipping(self.clipping)(OfTensor(tensor), Grid(self.bits, self.mode, self.half_range, self.n_stds))
-        return qparams(low.reshape(()), high.reshape(()), self.bits, self.mode)
+        return qparams(low.reshape(()).cpu(), high.reshape(()).cpu(), self.bits, self.mode)  # where the weight's scales are
 
 
 Known = QParams | Measured
@@ -145,6 +145,14 @@ def refuse_training(module: nn.Module, name: str) -> None:
     """Raise ``QuantizationError`` where a quantized layer is trained: rounding has no gradient."""
     if module.training:
         raise QuantizationError(f"'{name}' is quantized and can only be evaluated; call model.eval()")
+
+
+def refuse_half(module: nn.Module, name: str) -> None:
+    """Raise ``QuantizationError`` for a layer that computes with integers and is trained, or runs under autocast, whose short floats do not hold them."""
+    refuse_training(module, name)
+    raise QuantizationError(
+        f"'{name}' computes with integers, which the short floats of autocast do not hold; evaluate outside of torch.autocast"
+    )
 
 
 def carry_over(wrapper: nn.Module, module: nn.Module) -> None:

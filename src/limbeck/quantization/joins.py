@@ -23,6 +23,7 @@ from limbeck.quantization.integers import (
     largest,
     real_,
     real_counts_,
+    refuse_half,
     refuse_training,
     target,
 )
@@ -132,6 +133,8 @@ class QuantizedProduct(nn.Module):
         """As the module in whose place this stands."""
         if self.training or len(inputs) != len(self._numbers.inputs):
             _refuse(self, self.name, len(self._numbers.inputs), inputs)
+        if not self._elementwise and torch.is_autocast_enabled(inputs[0].device.type):
+            refuse_half(self, self.name)
         if self._known is None:
             return self._measured(inputs)
         spreads, factor, output = self._known

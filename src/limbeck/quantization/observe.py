@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from limbeck._forward import Eye
+from limbeck._forward import Eye, part_by_part
 from limbeck.errors import QuantizationError
 from limbeck.names import canonical, unwrap
 from limbeck.quantization.histogram import BINS, Running
@@ -192,6 +192,7 @@ def collect_stats(model: nn.Module, bins: int = BINS) -> Iterator[Collector]:
             raise QuantizationError(f"{what} is DataParallel, whose copies run at once; take the module inside: {remedy}")
     collector = Collector(bins)
     with ExitStack() as hooks:
+        hooks.enter_context(part_by_part())
         for name, module in unwrap(model).named_modules():
             if next(module.children(), None) is None:
                 before, after = partial(collector._before, canonical(name)), partial(collector._after, canonical(name))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -12,11 +13,12 @@ import torch
 import yaml
 from torch import Tensor, nn
 
+from limbeck._forward import part_by_part
 from limbeck.errors import CaptureError, QuantizationError, did_you_mean
 from limbeck.graph import Inputs, capture
 from limbeck.names import unwrap
 from limbeck.quantization.affine import Mode, QParams
-from limbeck.quantization.build import Tensors, floating, put, quantized
+from limbeck.quantization.build import Tensors, floating, keep_apart, put, quantized
 from limbeck.quantization.choice import Range, clipped, of_input
 from limbeck.quantization.demands import is_touched, refuse, refuse_model, undecided
 from limbeck.quantization.fold import Folded, foldings
@@ -40,6 +42,9 @@ from limbeck.quantization.settings import (
     resolve,
 )
 from limbeck.quantization.stats import Stats
+
+PLACE = re.compile(r"\.inputs\.\d+$")
+"""How the name of an input's range ends."""
 
 
 @dataclass(eq=False)
@@ -185,7 +190,7 @@ class PostTrainLinearQuantizer:
         """
         if name not in self._ranges:
             raise QuantizationError(f"no range is named '{name}'{did_you_mean(name, self._ranges)}")
-        layer, _, tensor = name.rpartition(".inputs." if ".inputs." in name else ".")
+        layer, _, tensor = name.rpartition(".inputs." if PLACE.search(name) else ".")
         tensors, setting = self._held[layer].tensors, self.settings[layer]
         if tensor == "weight" and (tensors is None or tensors.weight is None):
             raise QuantizationError(f"the floats of '{name}' are gone; make the quantizer with save_fp_weights=True")
@@ -219,7 +224,8 @@ class PostTrainLinearQuantizer:
         if example_inputs is None:
             return self._leaves
         try:
-            graph = capture(self._inner, example_inputs)
+            with part_by_part():
+                graph = capture(self._inner, example_inputs)
         except CaptureError as error:
             raise CaptureError(f"{error}; prepare_model() without inputs does without the graph") from error
         self._folded = foldings(Paths(graph, self._leaves), self._leaves)
@@ -268,6 +274,7 @@ class PostTrainLinearQuantizer:
                 put(self._inner, leaf, nn.Identity())
         for held in self._held.values():
             put(self._inner, held.leaf, held.module)
+        keep_apart(self._inner, {id(held.module) for held in self._held.values()})
 
     def _shared(self, name: str) -> str:
         """The remedy for an input that has no range of its own; empty where there is none such."""

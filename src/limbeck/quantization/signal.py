@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from limbeck._forward import Eye
+from limbeck._forward import Eye, part_by_part
 from limbeck.errors import QuantizationError
 from limbeck.names import canonical
 from limbeck.quantization.rows import decibels
@@ -53,7 +53,7 @@ def signal_to_noise(
     Raises ``QuantizationError`` for a layer that one of the models lacks, and for one that ran more often, or on another shape, in one of them.
     """
     pairs = {name: _Pair((bounds or {}).get(name)) for name in layers}
-    with ExitStack() as hooks, torch.no_grad():
+    with ExitStack() as hooks, torch.no_grad(), part_by_part():
         _watch(hooks, reference, {other: [pairs[name] for name in layers if layers[name] == other] for other in layers.values()}, _hold)
         _watch(hooks, quantized, {name: [pair] for name, pair in pairs.items()}, _compare)
         for run in runs:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -23,6 +23,7 @@ from limbeck.quantization.integers import (
     factor_of,
     largest,
     real_,
+    refuse_half,
     refuse_training,
     target,
 )
@@ -171,20 +172,33 @@ class QuantizedWeighted(nn.Module):
         dtype = torch.float64 if wide else self._dtype
         return None if shift is None else shift.to(dtype), wide, most if bool(reach > most) else 0.0
 
-    def forward(self, x: Tensor) -> Tensor:
-        """As the layer in whose place this stands."""
-        if self.training:
-            refuse_training(self, self.name)
+    def forward(self, input: Tensor, output_size: Sequence[int] | None = None) -> Tensor:  # noqa: A002  # as torch.nn calls it
+        """As the layer in whose place this stands; ``output_size`` is for transposed convolutions."""
+        if self.training or torch.is_autocast_enabled(input.device.type):
+            refuse_half(self, self.name)
         by = self._constants
+        operation = self._operation if output_size is None else self._sized(input, output_size)
         if by is None:
-            return self._measured(x)
-        n = counts(x, by.input)
-        sums = self._operation(n.double() if by.wide else n, self.integers, self.shift)
+            return self._measured(input, operation)
+        n = counts(input, by.input)
+        sums = operation(n.double() if by.wide else n, self.integers, self.shift)
         if by.most:
             sums.clamp_(-by.most - 1, by.most)
-        return real_(sums, by.factor or self.factors, by.output, x.dtype)  # type: ignore[arg-type]
+        return real_(sums, by.factor or self.factors, by.output, input.dtype)  # type: ignore[arg-type]
 
-    def _measured(self, x: Tensor) -> Tensor:
+    def _sized(self, x: Tensor, output_size: Sequence[int]) -> Operation:
+        """The operation of a transposed convolution whose output has this size, given with or without its batch and channels; torch refuses others."""
+        given: Any = self._operation
+        wanted, options = output_size[-len(self._along) + 1 :], given.keywords
+        least = [
+            (size - 1) * stride - 2 * padding + dilation * (kernel - 1) + 1
+            for size, stride, padding, dilation, kernel in zip(
+                x.shape[-len(wanted) :], options["stride"], options["padding"], options["dilation"], self.integers.shape[2:], strict=True
+            )
+        ]
+        return partial(given, output_padding=[most - each for most, each in zip(wanted, least, strict=True)])
+
+    def _measured(self, x: Tensor, operation: Operation) -> Tensor:
         """With ranges that are taken of the input and of the sums."""
         source, output = self._numbers.inputs[0], self._numbers.output
         source = source.of(x) if isinstance(source, Measured) else source
@@ -194,7 +208,7 @@ class QuantizedWeighted(nn.Module):
         shift, wide, most = self._shift(source, step)
         self._widen(wide)
         n = counts(x, source.spread)
-        sums = self._operation(n.double() if wide else n, self.integers, shift)
+        sums = operation(n.double() if wide else n, self.integers, shift)
         if most:
             sums.clamp_(-most - 1, most)
         step = step.reshape(self._along) if step.numel() > 1 else step
@@ -257,11 +271,11 @@ class QuantizedEmbedding(nn.Module):
             self.weight = nn.Parameter(fake_quantize(self.float_weight, numbers.weight.to(self.float_weight.device)), requires_grad=False)
         self._numbers = numbers
 
-    def forward(self, words: Tensor) -> Tensor:
+    def forward(self, input: Tensor) -> Tensor:  # noqa: A002  # as torch.nn calls it
         """Numbers of words to their vectors, ``[.., features]``."""
         if self.training:
             refuse_training(self, self.name)
-        return F.embedding(words, self.weight, self.padding_idx)
+        return F.embedding(input, self.weight, self.padding_idx)
 
     def forget(self) -> None:
         """Let go of the weight's floats: another range for it cannot be set any more."""

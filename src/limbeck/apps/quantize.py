@@ -147,7 +147,7 @@ def needs_statistics(described: PostTraining) -> bool:
 def _quantizer(
     options: QuantizeOptions, described: PostTraining, subject: Subject, stats: Stats | None, progress: Progress
 ) -> PostTrainLinearQuantizer:  # fmt: skip
-    if options.search is not None and stats is not None:
+    if options.search is not None:
         searched = search(subject, described, stats, options.search, options.out, progress)
         progress.say(searched.told())
         return searched.quantizer

@@ -6,6 +6,7 @@ import copy
 import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -111,12 +112,7 @@ def costs(
 
     A call that was cut off goes on from ``log``.
     """
-    about = {
-        **subject.about,
-        "split": subject.calibration,
-        "samples": samples,
-        "quantizer": json.loads(json.dumps(dict(described.arguments))),
-    }
+    about = about_losses(subject, described, stats, samples)
 
     def measured(asked: Mapping[str, Any]) -> float:
         layer = asked["layer"]
@@ -129,6 +125,13 @@ def costs(
     progress.begin("layers, one at a time", total=len(layers) + 1, done=trials.made)
     plain = trials({"layer": None})
     return {layer: trials({"layer": layer}) - plain for layer in layers}
+
+
+def about_losses(subject: Subject, described: PostTraining, stats: Stats | None, samples: int) -> dict[str, Any]:
+    """What losses of quantized models, on samples of the calibration's split, depend on, as plain data; of statistics a fingerprint."""
+    plain = "" if stats is None else sha256(json.dumps(stats.tree()).encode()).hexdigest()[:16]
+    arguments = json.loads(json.dumps(dict(described.arguments)))
+    return {**subject.about, "split": subject.calibration, "samples": samples, "quantizer": arguments, "statistics": plain}
 
 
 def alone(described: PostTraining, layer: str) -> PostTraining:

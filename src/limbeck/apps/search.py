@@ -12,7 +12,7 @@ import yaml
 
 from limbeck.apps.loop import write_json
 from limbeck.apps.progress import Progress
-from limbeck.apps.quantized import Subject, evaluate, override_of, quantized
+from limbeck.apps.quantized import Subject, about_losses, evaluate, override_of, quantized
 from limbeck.errors import QuantizationError
 from limbeck.quantization import PostTrainLinearQuantizer, Stats
 from limbeck.quantization.quantizers import PostTraining
@@ -59,7 +59,9 @@ class Searched:
         return f"search: loss {self.start:.4f} -> {self.found.best.loss:.4f} in {self.found.evaluations:,} evaluations, to {end}; wrote {self.file}"
 
 
-def search(subject: Subject, described: PostTraining, stats: Stats, options: SearchOptions, folder: Path, progress: Progress) -> Searched:
+def search(
+    subject: Subject, described: PostTraining, stats: Stats | None, options: SearchOptions, folder: Path, progress: Progress
+) -> Searched:
     """Search from what a file describes; a call that was cut off goes on from the folder's log.
 
     Raises ``QuantizationError`` where there is nothing to search, and for a log of another search.
@@ -83,11 +85,10 @@ def load_ranges(path: Path) -> dict[str, tuple[str, float]]:
         raise QuantizationError(f"{path} holds no ranges of a search; name a file that a search wrote, {RANGES}") from error
 
 
-def _job(subject: Subject, described: PostTraining, options: SearchOptions, folder: Path, progress: Progress) -> _Job:
-    about = {
-        **subject.about, "split": subject.calibration, "samples": options.samples, "method": options.method,
-        "quantizer": json.loads(json.dumps(dict(described.arguments))),
-    }  # fmt: skip
+def _job(
+    subject: Subject, described: PostTraining, stats: Stats | None, options: SearchOptions, folder: Path, progress: Progress
+) -> _Job:  # fmt: skip
+    about = {**about_losses(subject, described, stats, options.samples), "method": options.method}
     if options.method == BITS:
         about |= {"widths": list(options.widths), "tolerance": options.tolerance}
     return _Job(subject, options, about, folder / LOG.format(method=options.method), progress)
@@ -129,9 +130,9 @@ class _Job:
 
 
 def _ranges(
-    subject: Subject, described: PostTraining, stats: Stats, options: SearchOptions, folder: Path, progress: Progress
+    subject: Subject, described: PostTraining, stats: Stats | None, options: SearchOptions, folder: Path, progress: Progress
 ) -> Searched:  # fmt: skip
-    job = _job(subject, described, options, folder, progress)
+    job = _job(subject, described, stats, options, folder, progress)
     quantizer = quantized(subject, described, stats, save_fp_weights=True)
     tuned = Tuned(quantizer)
 
@@ -148,9 +149,9 @@ def _ranges(
 
 
 def _bits(
-    subject: Subject, described: PostTraining, stats: Stats, options: SearchOptions, folder: Path, progress: Progress
+    subject: Subject, described: PostTraining, stats: Stats | None, options: SearchOptions, folder: Path, progress: Progress
 ) -> Searched:  # fmt: skip
-    job = _job(subject, described, options, folder, progress)
+    job = _job(subject, described, stats, options, folder, progress)
     plain = quantized(subject, described, stats)
     weights = {row.layer: row for row in plain.rows() if row.tensor == "weight" and row.mode}
     if not weights:

@@ -19,8 +19,8 @@ from limbeck.apps.lm.quantize import ROWS, told
 from limbeck.apps.lm.subject import subject_of
 from limbeck.apps.lm.train import evaluate as evaluate_words
 from limbeck.apps.progress import Progress
-from limbeck.apps.quantized import STATS, evaluate, statistics
-from limbeck.apps.search import load_ranges
+from limbeck.apps.quantized import STATS, about_losses, evaluate, statistics
+from limbeck.apps.search import SearchOptions, load_ranges, search
 from limbeck.cli import app
 from limbeck.config import load_quantizer
 from limbeck.errors import QuantizationError
@@ -186,6 +186,23 @@ def test_a_search_for_bits_leaves_a_schedule_file(run: Path, file: Path, tmp_pat
     assert {"encoder", "decoder", "rnn.cells.0.fc_gate_x"} <= found.keys()
     assert min(override["bits_weights"] for override in found.values()) == 4
     done(f"quantize {tmp_path / 'bits.yaml'} --model {run} --calibration-samples 100 --eval-samples 100 --cost-samples 0 --out {tmp_path}")
+
+
+def test_a_log_is_of_the_statistics_that_the_ranges_came_from(run: Path, file: Path, tmp_path: Path) -> None:
+    subject, described, options = subject_of(run), load_quantizer(file), SearchOptions("greedy", budget=1, samples=50)
+    with Progress(1) as progress:
+        stats = statistics(subject, 50, tmp_path, progress)
+        search(subject, described, stats, options, tmp_path, progress)
+        again = statistics(subject, 50, tmp_path, progress)
+        assert about_losses(subject, described, again, 50) == about_losses(subject, described, stats, 50)
+        with pytest.raises(QuantizationError, match="was begun with statistics"):
+            search(subject, described, statistics(subject, 100, tmp_path, progress), options, tmp_path, progress)
+
+
+def test_a_search_where_there_is_nothing_to_search_is_refused(run: Path, tmp_path: Path) -> None:
+    line = f"quantize {ROW_FILES / 'fp16.yaml'} --model {run} --cost-samples 0 --out {tmp_path} --search"
+    assert "has no ranges to search" in str(invoke(f"{line} greedy").exception)
+    assert "no layer has a weight of integers" in str(invoke(f"{line} bits").exception)
 
 
 @pytest.mark.parametrize(

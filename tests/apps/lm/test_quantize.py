@@ -15,7 +15,7 @@ from typer.testing import CliRunner, Result
 
 from limbeck.apps.lm.app import load_trained
 from limbeck.apps.lm.data import Batches, batchify, load_corpus
-from limbeck.apps.lm.quantize import ROWS, told
+from limbeck.apps.lm.quantize import ROWS, _chosen, told
 from limbeck.apps.lm.subject import subject_of
 from limbeck.apps.lm.train import evaluate as evaluate_words
 from limbeck.apps.progress import Progress
@@ -136,6 +136,16 @@ def test_files_of_ones_own_are_rows_beside_fp32_and_a_search_is_one_more(run: Pa
     assert [row["name"] for row in tree["rows"]] == ["fp32", "int8", "searched"]
     assert tree["rows"][2]["precision"] == "Full INT8, searched"
     assert len((tmp_path / "search_greedy.jsonl").read_text().splitlines()) == 10
+
+
+def test_files_of_one_name_are_rows_of_their_own(tmp_path: Path) -> None:
+    given = []
+    for place, arguments in (("a/int8", "clip_acts: avg"), ("b/int8", "clip_acts: mse"), ("fp32", "bits_parameters: 4"), ("searched", "")):
+        given.append(tmp_path / f"{place}.yaml")
+        given[-1].parent.mkdir(exist_ok=True)
+        given[-1].write_text(f"quantizers:\n  q: {{class: PostTrainLinearQuantizer, {arguments}}}\n")
+    assert list(_chosen(given)) == list(map(str, given))
+    assert list(_chosen([given[0], ROW_FILES / "fp32.yaml"])) == ["int8", "fp32"]
 
 
 def test_quantize_reports_layer_by_layer_and_keeps_the_checkpoint(run: Path, file: Path, tmp_path: Path) -> None:

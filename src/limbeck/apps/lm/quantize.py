@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -25,6 +25,8 @@ from limbeck.summaries import render
 from limbeck.summaries.render import Column, Table, fixed
 
 LOG = "rows.jsonl"
+FP32, FOUND = "fp32", "searched"
+"""The rows that need no file."""
 FP16 = {"fpq_module": 16}
 FINE = {"mode": "asymmetric_signed", "per_channel_wts": True}
 ROWS: Mapping[str, Mapping[str, Any]] = {
@@ -132,8 +134,7 @@ def told(described: PostTraining) -> dict[str, str]:
 
 def run_quantize(options: QuantizeOptions, as_json: bool = False) -> None:
     """Quantize a trained model in each of the ways, and print a table, which goes to the folder too; what was measured once is not measured again."""
-    chosen = {file.stem: load_quantizer(file) for file in options.files}
-    described = {"fp32": post_train_linear_quantizer(**ROWS["fp32"]), **(chosen or _seven())}
+    described = {FP32: post_train_linear_quantizer(**ROWS[FP32]), **(_chosen(options.files) or _seven())}
     subject = subject_of(options.run, options.data, chosen_device(options.cuda, options.device))
     with Progress(1, "calibration", console=Console(stderr=True)) as progress:
         stats = statistics(subject, options.calibration_words, options.out, progress)
@@ -142,9 +143,9 @@ def run_quantize(options: QuantizeOptions, as_json: bool = False) -> None:
             start = described.get(SEARCHED) or post_train_linear_quantizer(**ROWS[SEARCHED])
             found = search(subject, start, stats, options.search, options.out, progress)
             progress.begin("searched", total=len(subject.batches(options.split, options.words)), done=0)
-            losses["searched"] = evaluate(subject, found.quantizer.model, options.split, options.words, progress)["loss"]
-            described["searched"] = start
-    rows = [_row(name, described[name], loss, losses["fp32"]) for name, loss in losses.items()]
+            losses[FOUND] = evaluate(subject, found.quantizer.model, options.split, options.words, progress)["loss"]
+            described[FOUND] = start
+    rows = [_row(name, described[name], loss, losses[FP32]) for name, loss in losses.items()]
     table = Table(_title(subject, options), columns(options.split), tuple(rows), notes=_notes(subject, options))
     files = [options.out / "table.md", options.out / "table.csv"]
     for file in files:
@@ -156,6 +157,17 @@ def run_quantize(options: QuantizeOptions, as_json: bool = False) -> None:
         return
     render.show(table, console=console)
     console.file.write("\n".join(["", *map(str, files)]) + "\n")
+
+
+def _chosen(files: Sequence[Path]) -> dict[str, PostTraining]:
+    """Quantizers by the names of their files; by the paths, where several are called the same, or as one of the rows that no file is needed for."""
+    stems, found = [file.stem for file in files], dict[str, PostTraining]()
+    floats = post_train_linear_quantizer(**ROWS[FP32])
+    for file, stem in zip(files, stems, strict=True):
+        one = load_quantizer(file)
+        own = stems.count(stem) == 1 and stem != FOUND and (stem != FP32 or {**floats.arguments, **one.arguments} == floats.arguments)
+        found[stem if own else str(file)] = one
+    return found
 
 
 def _seven() -> dict[str, PostTraining]:
@@ -180,7 +192,7 @@ def _loss(subject: Subject, described: PostTraining, stats: Stats, options: Quan
 
 def _row(name: str, described: PostTraining, loss: float, float_loss: float) -> QuantizedRow:
     said = told(described)
-    if name == "searched":
+    if name == FOUND:
         said = {**said, "precision": f"{said['precision']}, searched", "clipping": "By tensor"}
     change = math.expm1(min(loss - float_loss, 700))
     return QuantizedRow(name, **said, perplexity=perplexity(loss), change=change)

@@ -227,6 +227,31 @@ def test_a_bias_has_the_accumulator_s_steps_or_a_range_of_its_own_or_stays_as_it
     torch.testing.assert_close(found[None], torch.tensor([steps, 0.3 * steps]))
 
 
+@pytest.mark.parametrize("channels", [True, False])
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("tiny", [0.0, 1e-42, 1e-12])
+def test_a_bias_of_a_channel_that_hardly_has_weights_is_not_cut(tiny: float, mode: str, channels: bool) -> None:
+    """As of a filter that is pruned, or that batch norm has shut: its output is its bias, however coarse its input is and small its weights are."""
+    layer = linear(2, tiny)
+    if channels:
+        layer.weight.data[1] = torch.tensor([0.5, -0.25, 0.125, 1.0])
+    layer.bias = nn.Parameter(torch.tensor([0.3, -0.7]))
+    x = 200 * ramp(6, 4)  # in steps of more than 1, on which no bias would lie
+    with torch.no_grad():
+        expected = layer(x)
+        model, quantizer = quantized(
+            copy.deepcopy(layer), stats_tree(layer=(x, expected)), bits_activations=16, bits_accum=40, mode=mode, per_channel_wts=channels,
+            overrides={"layer": {"input_overrides": {0: {"bits_activations": 8}}}}, save_fp_weights=True,
+        )  # fmt: skip
+        steps = quantizer._params["layer.output"].scale
+        off = (model(x) - expected).abs().amax(0)
+        quantizer.set_range("layer.weight", *quantizer.clipped("layer.weight", "mse"))
+        off_by_mse = (model(x) - expected).abs().amax(0)
+    assert float(off[0]) <= 0.51 * steps
+    assert float(off_by_mse[0]) <= 0.51 * steps
+    assert channels or float(off[1]) <= 0.51 * steps
+
+
 def test_a_factor_may_be_a_whole_number_and_a_shift() -> None:
     """1/254 is 129.01 / 2 ** 15, and so 129 / 2 ** 15 with 8 bits: what would be 64 counts is 16,256 * 129 / 32,768 = 63.996 -> 64, and 80 are 79.87."""
     tree = stats_tree(layer=(ENDS, 2 * ENDS))

@@ -6,16 +6,20 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 
+import torch
 from torch import Tensor
 
 from limbeck.errors import QuantizationError
-from limbeck.quantization.affine import Mode, QParams, qparams
+from limbeck.quantization.affine import Mode, QParams, integers, qparams
 from limbeck.quantization.clipping import Grid, OfTensor, named_clipping
 from limbeck.quantization.fuse import Bounds
 from limbeck.quantization.integers import Measured
 from limbeck.quantization.settings import InputOverride, Setting
 from limbeck.quantization.stats import TensorStats
 from limbeck.tile import TENSOR, Tile
+
+FINE = 20
+"""Bits of the bias of a channel without weights: float32 holds its sums still."""
 
 
 @dataclass(frozen=True)
@@ -79,6 +83,29 @@ def weight_range(layer: str, weight: Tensor, tile: Tile, setting: Setting) -> Ra
     return Range(name, low.cpu(), high.cpu(), grid.bits, grid.mode, setting.clip_weights, tile)
 
 
+def with_room(found: Range, bias: Tensor | None, source: QParams, bits_accum: int) -> Range:
+    """The range of a weight, widened where the bias would else be cut: it is held in steps of ``scale * source.scale``, in ``bits_accum`` bits.
+
+    That is where a channel hardly has weights, as one that batch norm has shut. One that has none at all gets steps that its bias is a fine multiple of.
+    """
+    if bias is None:
+        return found
+    biases = bias.detach().double().cpu().abs()
+    biases = biases.amax() if found.tile == TENSOR else biases
+    scale, least = found.params.scale.double(), biases / (source.scale.double().cpu() * 2.0 ** (bits_accum - 2))
+    shut = (found.low == 0) & (found.high == 0)
+    needs = (biases > 0) & ((least >= 2 * scale) | shut)
+    if not bool(needs.any()):
+        return found
+    first, last = integers(found.bits, found.mode)
+    factor = least / scale
+    width = least * 2.0 ** max(0, bits_accum - 2 - FINE) * ((last - first) / (2 if found.mode.is_symmetric else 1))
+    shut |= factor > 2.0 ** (found.bits + 1)  # the channel's weights all become 0, and may be too small to be multiplied
+    low, high = (torch.where(shut, whole, bound * factor) for whole, bound in ((torch.zeros_like(width), found.low), (width, found.high)))
+    dtype = found.high.dtype
+    return replace(found, low=torch.where(needs, low.to(dtype), found.low), high=torch.where(needs, high.to(dtype), found.high))
+
+
 def output_range(name: str, stats: TensorStats, setting: Setting, bounds: Bounds | None = None) -> Range:
     """Of an output, or of an input with ``setting`` as for an output, from statistics, within what is known to matter.
 
@@ -94,21 +121,18 @@ def output_range(name: str, stats: TensorStats, setting: Setting, bounds: Bounds
     return Range(name, low, high, grid.bits, grid.mode, setting.clip_acts, stats=stats)
 
 
-def clipped(found: Range, clipping: str, setting: Setting, weight: Tensor | None, bounds: Bounds | None) -> tuple[Tensor, Tensor]:
+def clipped(found: Range, clipping: str, setting: Setting, weight: Tensor | None, bounds: Bounds | None) -> Range:
     """What another clipping would make of a range: of the floats of a weight, or of the statistics that the range came from.
 
     Raises ``QuantizationError``, with the tensor's name, where the clipping does not go with it.
     """
     if weight is not None:
-        other = weight_range(
-            found.name.removesuffix(".weight"), weight, found.tile, replace(setting, clip_acts=clipping, also_clip_weights=True)
-        )
-        return other.low, other.high
+        given = replace(setting, clip_acts=clipping, also_clip_weights=True)
+        return weight_range(found.name.removesuffix(".weight"), weight, found.tile, given)
     if found.stats is None:
         raise QuantizationError(f"'{found.name}' has no statistics to clip by; give the quantizer model_activation_stats")
     given = replace(setting, bits_activations=found.bits, mode_activations=found.mode, clip_acts=clipping)
-    other = output_range(found.name, found.stats, given, bounds)
-    return other.low, other.high
+    return output_range(found.name, found.stats, given, bounds)
 
 
 def of_input(setting: Setting, override: InputOverride | None) -> Setting:

@@ -7,8 +7,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from limbeck.quantization.build import Tensors
-from limbeck.quantization.choice import Range, measured, named, of_input, output_range, weight_range
-from limbeck.quantization.demands import has_output, has_weight, inputs_of
+from limbeck.quantization.choice import Range, measured, named, of_input, output_range, weight_range, with_room
+from limbeck.quantization.demands import has_integers, has_output, has_weight, inputs_of
 from limbeck.quantization.fuse import Network
 from limbeck.quantization.integers import Measured
 from limbeck.quantization.kinds import Kind, Leaf
@@ -47,6 +47,7 @@ def planned(
     scales = _scales(plan, layers)
     for name, leaf in layers.items():
         plan.wires[name]["inputs"] = _inputs(plan, leaf, settings[name], stats, (network, scales))
+        _make_room(plan, leaf, settings[name])
     read = {wire for wires in plan.wires.values() for wire in wires["inputs"] if wire is not None}
     for wires in plan.wires.values():
         wires["carries"] = wires["output"] in read
@@ -62,6 +63,15 @@ def _weight(plan: Plan, leaf: Leaf, setting: Setting) -> Wire:
     found = weight_range(leaf.name, weight, tile, setting)
     plan.ranges[found.name] = found
     return found.name
+
+
+def _make_room(plan: Plan, leaf: Leaf, setting: Setting) -> None:
+    """Let a layer's bias fit into the integers of its sums, whose steps are those of its input times those of its weight."""
+    weight, inputs = plan.wires[leaf.name]["weight"], plan.wires[leaf.name]["inputs"]
+    if leaf.kind is Kind.WEIGHTED and has_integers(leaf, setting) and inputs[0] in plan.ranges:
+        plan.ranges[weight] = with_room(
+            plan.ranges[weight], plan.tensors[leaf.name].bias, plan.ranges[inputs[0]].params, setting.bits_accum
+        )
 
 
 def _output(plan: Plan, leaf: Leaf, setting: Setting, stats: Stats | None, network: Network) -> Wire:

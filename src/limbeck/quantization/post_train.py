@@ -19,7 +19,7 @@ from limbeck.graph import Inputs, capture
 from limbeck.names import unwrap
 from limbeck.quantization.affine import Mode, QParams
 from limbeck.quantization.build import Tensors, floating, keep_apart, put, quantized
-from limbeck.quantization.choice import Range, clipped, of_input
+from limbeck.quantization.choice import Range, clipped, of_input, with_room
 from limbeck.quantization.demands import is_touched, refuse, refuse_model, undecided
 from limbeck.quantization.fold import Folded, foldings
 from limbeck.quantization.fuse import Network, aware
@@ -198,7 +198,11 @@ class PostTrainLinearQuantizer:
         if tensor not in ("weight", "output"):
             setting = of_input(setting, setting.input_overrides.get(int(tensor)))
         bounds = self._network.bounds.get(layer) if tensor == "output" else None
-        return clipped(self._ranges[name], clipping, setting, weight, bounds)
+        found = clipped(self._ranges[name], clipping, setting, weight, bounds)
+        source = self._params.get(str(self._held[layer].inputs[0])) if weight is not None and self._held[layer].inputs else None
+        if source is not None and tensors is not None:
+            found = with_room(found, tensors.bias, source, setting.bits_accum)
+        return found.low, found.high
 
     @property
     def folded(self) -> Mapping[str, str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import pickle
 from typing import Any
 
 import numpy as np
@@ -435,6 +436,24 @@ def test_what_a_model_asks_of_its_layers_is_still_there() -> None:
     layer: Any = model.get_submodule("layer")
     assert (layer.in_channels, layer.out_channels, layer.stride, layer.kernel_size) == (3, 4, (2, 2), (3, 3))
     assert not hasattr(layer, "weight")
+
+
+class Encoding(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("places", torch.ones(1, 4))
+
+    def forward(self, x: Tensor) -> Any:
+        return x + self.places
+
+
+@pytest.mark.parametrize("options", [{}, {"fpq_module": 16}])
+def test_what_a_model_reads_of_a_layer_that_computes_with_floats_is_that_layer_s(options: dict[str, Any]) -> None:
+    for layer, name in ((Encoding(), "places"), (nn.LayerNorm(4), "weight")):
+        model, _ = quantized(layer, None, **options)
+        for each in (model, copy.deepcopy(model), pickle.loads(pickle.dumps(model))):
+            assert torch.equal(getattr(each.get_submodule("layer"), name), torch.ones_like(getattr(layer, name)))
+    assert not hasattr(model.get_submodule("layer"), "wheight")
 
 
 @pytest.mark.parametrize("layer", [nn.Linear(4, 3), nn.Sigmoid(), nn.Embedding(3, 2), Matmul()])

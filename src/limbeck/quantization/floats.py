@@ -15,7 +15,21 @@ from limbeck.quantization.integers import PART, Known, Measured, Numbers, Target
 from limbeck.quantization.settings import Setting
 
 
-class FakeQuantized(nn.Module):
+class Around(nn.Module):
+    """What stands in the place of a layer that goes on computing, ``layer``: what a model reads of it is that one's, as the buffer of an encoding."""
+
+    def __getattr__(self, name: str) -> Any:
+        """What the module itself lacks. Raises ``AttributeError`` where the layer lacks it too."""
+        try:
+            return super().__getattr__(name)
+        except AttributeError:
+            layer = self.__dict__.get("_modules", {}).get("layer")
+            if layer is None or name.startswith("__"):
+                raise
+            return getattr(layer, name)
+
+
+class FakeQuantized(Around):
     """A layer that computes with floats, and whose output, and inputs where it is so set, are rounded to what integers stand for; its weight too.
 
     ``layer`` is the module itself, or, where it has a weight that is quantized, one like it. With ``make_identity`` it is an ``Identity``.
@@ -95,7 +109,7 @@ def _each(found: Any, change: Callable[[Tensor], Tensor]) -> Any:
     return change(found) if isinstance(found, Tensor) and found.is_floating_point() else found
 
 
-class FloatingPoint(nn.Module):
+class FloatingPoint(Around):
     """A layer whose inputs, parameters and output are floats of 16 or 64 bits.
 
     16: all three are rounded to float16, and sums are made in float32, as the matrix units of GPUs do. 64: float64 throughout; the output is of the
@@ -111,8 +125,6 @@ class FloatingPoint(nn.Module):
         held = {**module._parameters, **module._buffers}
         floats = {key: value.detach() for key, value in held.items() if value is not None and value.is_floating_point()}
         self.layer = with_tensors(module, {key: self._change(value) for key, value in floats.items()})
-        if isinstance(module, nn.Embedding):
-            self.weight = self.layer.weight  # models ask embeddings for their type and device
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         """As the layer in whose place this stands."""

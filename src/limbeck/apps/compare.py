@@ -164,6 +164,11 @@ def short_name(run: Run[AnyRecord]) -> str:
     return ", ".join(part for part in (thinned, percent(run.sparsity) if percent(run.sparsity) != "0%" or not thinned else "") if part)
 
 
+def series_of(run: Run[AnyRecord]) -> str | None:
+    """The line that a run's point lies on: its type, pruned or thinned; None for a dense one."""
+    return None if run.dense else f"{run.record.type}, {'thinned' if run.record.thinnings else 'pruned'}"
+
+
 def type_of(run: Run[AnyRecord]) -> str:
     """A run's type, with a word where it has not finished."""
     return run.record.type if run.record.finished else f"{run.record.type} (unfinished)"

@@ -24,6 +24,7 @@ MARKERS = ("D", "^", "v", "P", "X", "p")
 PLACES = ((0, 9), (9, 5), (-9, 5), (11, 0), (-11, 0), (0, -17), (9, -13), (-9, -13), (0, 21), (0, -29), (26, 14), (-26, 14))
 
 PIECES = 100  # of a line between two points, as an obstacle for labels
+DECADE = 10  # a log axis that spans less has too few powers of ten to be read by, and is divided evenly
 INLINE_LEGEND, MARKED_EPOCHS = 6, 15  # more curves have their legend beside the axes; more epochs have no markers
 
 
@@ -88,8 +89,10 @@ def size_figure(points: Sequence[Point], measure: str, axis: Axis = PERPLEXITY) 
         return figure
     axes.margins(0.14, 0.16)
     _widen(axes, axis.least)
-    axes.xaxis.set_major_locator(require("matplotlib.ticker", "all").LogLocator(subs=(1, 2, 5)))
-    axes.xaxis.set_minor_locator(require("matplotlib.ticker", "all").NullLocator())
+    ticker = require("matplotlib.ticker", "all")
+    left, right = axes.get_xlim()
+    axes.xaxis.set_major_locator(ticker.LogLocator(subs=(1, 2, 5)) if right / left >= DECADE else ticker.MaxNLocator(nbins=6))
+    axes.xaxis.set_minor_locator(ticker.NullLocator())
     axes.xaxis.set_major_formatter(lambda number, _: short(number))
     _legend(figure, axes, len(series))
     _place_labels(figure, axes, drawn, colors)

@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 
 from limbeck.apps import compare as shared
-from limbeck.apps.compare import Comparison, Reader, Run, curves, short_name, type_of, unfinished_note, write
+from limbeck.apps.compare import Comparison, Reader, Run, curves, series_of, short_name, type_of, unfinished_note, write
 from limbeck.apps.figures import Axis, Point, epoch_figure, size_figure
 from limbeck.apps.images.measured import LATENCY_BATCHES, Measured, sizes, time_in_turns
 from limbeck.apps.images.session import load_trained
@@ -173,5 +173,5 @@ def _points(runs: Sequence[Run[Record]], rows: Sequence[ComparisonRow], size: Ca
     for run, row in zip(runs, rows, strict=True):
         place = size(row)
         if place and row.top1 is not None:
-            label, series = (run.record.type, None) if run.dense else (short_name(run), f"{run.record.type}, pruned")
-            yield Point(label, place, row.top1, series, run.record.finished)
+            label = row.name if run.dense else f"{row.name}: {short_name(run)}"
+            yield Point(label, place, row.top1, series_of(run), run.record.finished)

@@ -10,7 +10,7 @@ from pathlib import Path
 from pydantic import field_validator
 
 from limbeck.apps import compare as shared
-from limbeck.apps.compare import Comparison, Reader, Run, curves, short_name, type_of, unfinished_note, write
+from limbeck.apps.compare import Comparison, Reader, Run, curves, series_of, short_name, type_of, unfinished_note, write
 from limbeck.apps.figures import Point, epoch_figure, size_figure
 from limbeck.errors import require
 from limbeck.summaries.render import Column, Table, fixed, percent, thousands
@@ -107,6 +107,6 @@ def _points(runs: Sequence[Run[Record]]) -> tuple[list[Point], str]:
     for run in runs:
         perplexity = run.record.test_perplexity if tested else run.record.validation_perplexity
         if perplexity is not None and run.record.nonzeros:
-            label, series = (run.record.type, None) if run.dense else (short_name(run), f"{run.record.type}, pruned")
-            points.append(Point(label, run.record.nonzeros, perplexity, series, run.record.finished))
+            label = run.record.type if run.dense else short_name(run)
+            points.append(Point(label, run.record.nonzeros, perplexity, series_of(run), run.record.finished))
     return points, "test perplexity" if tested else "validation perplexity"

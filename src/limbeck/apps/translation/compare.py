@@ -9,7 +9,7 @@ from pathlib import Path
 from pydantic import BaseModel, Field
 
 from limbeck.apps import compare as shared
-from limbeck.apps.compare import Comparison, Reader, Run, curves, short_name, type_of, unfinished_note, write
+from limbeck.apps.compare import Comparison, Reader, Run, curves, series_of, short_name, type_of, unfinished_note, write
 from limbeck.apps.figures import Axis, Point, epoch_figure, size_figure
 from limbeck.errors import require
 from limbeck.summaries.render import Column, Table, fixed, percent, thousands
@@ -141,6 +141,6 @@ def _points(runs: Sequence[Run[Record]]) -> tuple[list[Point], str]:
     for run in runs:
         bleu = run.record.tests[names[0]].bleu if names else run.record.validation_bleu
         if bleu is not None and run.record.nonzeros:
-            label, series = (run.record.type, None) if run.dense else (short_name(run), f"{run.record.type}, pruned")
-            points.append(Point(label, run.record.nonzeros, bleu, series, run.record.finished))
+            label = run.record.type if run.dense else short_name(run)
+            points.append(Point(label, run.record.nonzeros, bleu, series_of(run), run.record.finished))
     return points, f"BLEU of {names[0]}" if names else "BLEU of the validation"

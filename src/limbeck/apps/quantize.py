@@ -21,7 +21,7 @@ from limbeck.apps.log import describe
 from limbeck.apps.loop import finite
 from limbeck.apps.progress import Progress
 from limbeck.apps.quantize_report import layer_table, report_figure, tensor_table
-from limbeck.apps.quantized import Subject, costs, evaluate, quantized, statistics, with_signal
+from limbeck.apps.quantized import Subject, costs, evaluate, named_in_errors, quantized, statistics, with_signal
 from limbeck.apps.run import chosen_device, find_checkpoint, say
 from limbeck.apps.search import SearchOptions, load_ranges, search
 from limbeck.config import load_quantizer
@@ -91,7 +91,7 @@ def run_quantize(options: QuantizeOptions, as_json: bool = False) -> None:
         rows, found = list(quantizer.rows()), dict[str, float]()
         layers = list(dict.fromkeys(row.layer for row in rows))
         if options.costs and layers:
-            rows = with_signal(rows, subject, quantizer, options.costs)
+            rows = with_signal(rows, subject, quantizer, options.costs, progress)
             found = costs(subject, described, stats, layers, options.costs, options.out / COSTS, progress)
         before, after = (_measured(options, subject, name, model, progress) for name, model in (("FP32", None), ("quantized", quantizer)))
     title = f"{subject.what} ({options.run}), quantized by {options.file}"
@@ -151,9 +151,11 @@ def _quantizer(
         searched = search(subject, described, stats, options.search, options.out, progress)
         progress.say(searched.told())
         return searched.quantizer
+    changes = {} if options.ranges is None else {"save_fp_weights": True}
+    with named_in_errors(options.file):
+        quantizer = quantized(subject, described, stats, **changes)
     if options.ranges is None:
-        return quantized(subject, described, stats)
-    quantizer = quantized(subject, described, stats, save_fp_weights=True)
+        return quantizer
     setting = load_ranges(options.ranges)
     strange = [name for name in setting if name not in quantizer.ranges]
     if strange:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import copy
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from hashlib import sha256
 from pathlib import Path
@@ -15,6 +16,7 @@ from torch import Tensor, nn
 
 from limbeck.apps.loop import write_json
 from limbeck.apps.progress import Progress
+from limbeck.errors import QuantizationError
 from limbeck.names import NOT
 from limbeck.quantization import PostTrainLinearQuantizer, Stats, collect_stats
 from limbeck.quantization.quantizers import PostTraining
@@ -96,13 +98,31 @@ def quantized(subject: Subject, described: PostTraining, stats: Stats | None, **
     return described.prepare(copy.deepcopy(subject.model), subject.inputs, stats, **changes)
 
 
-def with_signal(rows: Sequence[Row], subject: Subject, quantizer: PostTrainLinearQuantizer, samples: int) -> list[Row]:
+@contextmanager
+def named_in_errors(quantizer: object) -> Iterator[None]:
+    """Put a file's name before what is wrong with the quantizer that it describes, once there is a model to tell by."""
+    try:
+        yield
+    except QuantizationError as error:
+        raise QuantizationError(f"{quantizer}: {error}", error.faults) from error
+
+
+def with_signal(rows: Sequence[Row], subject: Subject, quantizer: PostTrainLinearQuantizer, samples: int, progress: Progress) -> list[Row]:
     """The rows, of outputs with the signal-to-noise ratio that was measured on samples of the calibration's split, noise of earlier layers in it."""
     twins = {row.layer: quantizer.folded.get(row.layer, row.layer) for row in rows if row.tensor == "output"}
-    found = signal_to_noise(subject.model, quantizer.model, subject.batches(subject.calibration, samples), twins, quantizer.bounds)
+    runs = subject.batches(subject.calibration, samples)
+    progress.begin("signal to noise", total=len(runs), done=0)
+    found = signal_to_noise(subject.model, quantizer.model, counted(runs, progress), twins, quantizer.bounds)
     return [
         replace(row, snr_db=found[row.layer], snr_of="evaluation") if row.tensor == "output" and row.layer in found else row for row in rows
     ]
+
+
+def counted(runs: Sequence[Run], progress: Progress) -> Iterator[Run]:
+    """The runs, each counted when the next one is asked for."""
+    for run in runs:
+        yield run
+        progress.advance()
 
 
 def costs(
@@ -116,9 +136,11 @@ def costs(
 
     def measured(asked: Mapping[str, Any]) -> float:
         layer = asked["layer"]
+        progress.begin("FP32" if layer is None else f"{layer} alone")
         model = subject.model if layer is None else quantized(subject, alone(described, layer), stats).model
         loss = evaluate(subject, model, subject.calibration, samples)["loss"]
         progress.advance()
+        progress.show({"loss": loss})
         return loss
 
     trials = Trials(measured, log=log, about=about)

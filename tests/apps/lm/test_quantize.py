@@ -171,6 +171,8 @@ def test_quantize_reports_layer_by_layer_and_keeps_the_checkpoint(run: Path, fil
 def test_quantizing_each_layer_alone_tells_what_it_costs(run: Path, file: Path, tmp_path: Path) -> None:
     printed = done(f"quantize {file} --model {run} --calibration-samples 100 --eval-samples 100 --cost-samples 50 --out {tmp_path}")
     assert "Costliest where one alone is quantized" in printed
+    assert " language model (" in printed
+    assert "encoder alone, 2/15: loss " in printed
     costs = [json.loads(line) for line in (tmp_path / "costs.jsonl").read_text().splitlines()[1:]]
     assert [cost["setting"]["layer"] for cost in costs][:2] == [None, "encoder"]
     assert all(math.isfinite(cost["loss"]) for cost in costs)
@@ -213,6 +215,16 @@ def test_a_search_where_there_is_nothing_to_search_is_refused(run: Path, tmp_pat
     line = f"quantize {ROW_FILES / 'fp16.yaml'} --model {run} --cost-samples 0 --out {tmp_path} --search"
     assert "has no ranges to search" in str(invoke(f"{line} greedy").exception)
     assert "no layer has a weight of integers" in str(invoke(f"{line} bits").exception)
+
+
+def test_what_is_wrong_of_a_file_for_this_model_is_said_with_its_name(run: Path, tmp_path: Path) -> None:
+    wrong = tmp_path / "wrong.yaml"
+    wrong.write_text("quantizers:\n  q: {class: PostTrainLinearQuantizer, overrides: {decodr: {bits_weights: 4}}}\n")
+    few = "--calibration-{0} 50 --eval-{0} 50"
+    for line in (f"quantize {wrong} --model {run} {few.format('samples')}", f"lm quantize {run} {wrong} {few.format('words')}"):
+        said = str(invoke(f"{line} --out {tmp_path / 'out'}").exception)
+        assert said.partition(": overrides: 1 fault")[0] in {str(wrong), "wrong"}
+        assert "no layer is named 'decodr'; did you mean 'decoder'?" in said
 
 
 @pytest.mark.parametrize(

@@ -132,7 +132,7 @@ def _source(data: str, shape: Shape | None) -> Source:
     if not folder.is_dir():
         raise DataError(
             f"no data set '{data}': it is neither a folder that is there nor one of {', '.join((DIGITS, *HUB))}"
-            f"{did_you_mean(data, (DIGITS, *HUB)) or '; give the path of a folder of images, or one of these names'}"
+            f"{did_you_mean(data, (DIGITS, *HUB)) or '; give --data the path of a folder of images, or one of these names'}"
         )
     files = parquet_files(folder)
     if any(files.values()):

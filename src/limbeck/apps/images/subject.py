@@ -41,7 +41,7 @@ def subject_of(path: Path, data: str | None = None, device: torch.device | None 
             raise DataError(f"no split named '{split}'; choose valid, train or test")
         chosen = getattr(images, split)
         if chosen is None:
-            raise DataError("the run held no images out for validation (--validation-split 0); take --split test, or train")
+            raise DataError("the run held no images out for validation (--validation-split 0); take --split test")
         found = evaluation_batches(chosen, where, options.channels_last)
         found = replace(found, fraction=min(1.0, count / len(chosen))) if count else found
         return [partial(run, found, step) for step in range(len(found))]

@@ -101,7 +101,8 @@ def load_corpus(spec: str = DOCS) -> Corpus:
     if not folder.is_dir():
         guess = did_you_mean(spec, (DOCS, WIKITEXT_2))
         raise DataError(
-            f"no corpus '{spec}': it is neither a folder with train.txt, valid.txt and test.txt, nor '{WIKITEXT_2}', nor '{DOCS}'{guess}"
+            f"no corpus '{spec}': it is neither a folder with train.txt, valid.txt and test.txt, nor '{WIKITEXT_2}', nor '{DOCS}'"
+            f"{guess or '; give --data one of these'}"
         )
     return corpus_of({split: _read(folder / f"{split}.txt") for split in SPLITS})
 

@@ -14,7 +14,7 @@ from rich.console import Console
 from limbeck.apps.lm.subject import subject_of
 from limbeck.apps.lm.track import perplexity
 from limbeck.apps.progress import Progress
-from limbeck.apps.quantized import Subject, evaluate, quantized, statistics
+from limbeck.apps.quantized import Subject, evaluate, named_in_errors, quantized, statistics
 from limbeck.apps.run import chosen_device
 from limbeck.apps.search import SearchOptions, search
 from limbeck.config import load_quantizer
@@ -180,7 +180,8 @@ def _loss(subject: Subject, described: PostTraining, stats: Stats, options: Quan
 
     def measured(_: Mapping[str, Any]) -> float:
         progress.begin(name, total=total, done=0)
-        model = quantized(subject, described, stats).model
+        with named_in_errors(name):
+            model = quantized(subject, described, stats).model
         loss = evaluate(subject, model, options.split, options.words, progress)["loss"]
         progress.show({"loss": loss, "perplexity": perplexity(loss)})
         return loss
@@ -199,7 +200,7 @@ def _row(name: str, described: PostTraining, loss: float, float_loss: float) -> 
 
 
 def _title(subject: Subject, options: QuantizeOptions) -> str:
-    return f"{subject.what} language model ({options.run}), quantized after training"
+    return f"{subject.what} ({options.run}), quantized after training"
 
 
 def _notes(subject: Subject, options: QuantizeOptions) -> tuple[str, ...]:

@@ -40,7 +40,7 @@ def subject_of(path: Path, data: str | None = None, device: torch.device | None 
     about = {"model": options.type, "weights": fingerprint(model), "corpus": corpus.checksum}
     inputs = (torch.zeros(2, 1, dtype=torch.long, device=where), model.initial_hidden(1))
     parts = modular(model, inplace=False).eval()
-    return Subject(parts, inputs, options.type, "words", "valid", batches, lambda means: measures(means[0]), about)
+    return Subject(parts, inputs, f"{options.type} language model", "words", "valid", batches, lambda means: measures(means[0]), about)
 
 
 def runs(model: RNNModel, windows: Batches) -> list[Run]:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import sys
+from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from limbeck._version import installed_version
 from limbeck.cli import average, check, images, import_, lm, plan, quantize, schema, summary, thin, translate
+from limbeck.cli._help import LongOptions
 from limbeck.errors import LimbeckError
 
 app = typer.Typer(
@@ -21,11 +23,11 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 app.command(epilog=check.EXAMPLE)(check.check)
-app.command(epilog=plan.EXAMPLE)(plan.plan)
+app.command(cls=LongOptions, epilog=plan.EXAMPLE)(plan.plan)
 app.command(epilog=schema.EXAMPLE)(schema.schema)
 app.command(epilog=summary.EXAMPLE)(summary.summary)
 app.command(epilog=thin.EXAMPLE)(thin.thin)
-app.command(epilog=quantize.EXAMPLE)(quantize.quantize)
+app.command(cls=LongOptions, epilog=quantize.EXAMPLE)(quantize.quantize)
 app.command(epilog=average.EXAMPLE)(average.average)
 app.add_typer(lm.app, name="lm")
 app.add_typer(images.app, name="images")
@@ -48,6 +50,12 @@ def limbeck(
     """Compress PyTorch models on a schedule."""
 
 
+def _refused(error: OSError) -> str:
+    if isinstance(error, FileExistsError) and Path(error.filename).is_file():
+        return f"{error.filename} is a file, and a folder is to be there; name another"
+    return f"{error.filename}: {error.strerror}" if error.filename else str(error)
+
+
 def main() -> None:
     """Run the program: status 0 done, 1 faults found or run failed, 2 wrong usage."""
     try:
@@ -56,5 +64,5 @@ def main() -> None:
         typer.echo(str(error), err=True)
         sys.exit(1)
     except OSError as error:
-        typer.echo(f"{error.filename}: {error.strerror}" if error.filename else str(error), err=True)
+        typer.echo(_refused(error), err=True)
         sys.exit(1)

@@ -22,9 +22,10 @@ class LongOptions(TyperCommand):
         self.format_usage(ctx, formatter)
         self.format_help_text(ctx, formatter)
         panels: dict[str, list[tuple[str, str]]] = {}
-        for option in self.get_params(ctx):
-            if (record := option.get_help_record(ctx)) is not None:
-                panels.setdefault(getattr(option, "rich_help_panel", None) or "Options", []).append(record)
+        for parameter in self.get_params(ctx):
+            if (record := parameter.get_help_record(ctx)) is not None:
+                usual = "Options" if parameter.param_type_name == "option" else "Arguments"
+                panels.setdefault(getattr(parameter, "rich_help_panel", None) or usual, []).append(record)
         for panel, records in panels.items():
             with formatter.section(panel):
                 formatter.write_dl(records)

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-File = Annotated[Path, typer.Argument(help="The schedule file.", show_default=False)]
+File = Annotated[Path, typer.Argument(metavar="FILE", help="The schedule file.", show_default=False)]
 Model = Annotated[
     str | None,
     typer.Option(

@@ -51,7 +51,7 @@ Summary = Annotated[
 SummaryFile = Annotated[
     Path | None, Choice("--out", help="File for the summary: .csv, .json, .md, .txt; a drawing .png, .svg, .pdf, .dot.")
 ]
-Trained = Annotated[Path, typer.Argument(help="A run folder (its best model) or a checkpoint.")]
+Trained = Annotated[Path, typer.Argument(metavar="CHECKPOINT", help="A run folder (its best model) or a checkpoint.")]
 
 
 def check_together(plan: bool, compress: Path | None, resume: Path | None, out: Path | None, summary: str | None) -> None:

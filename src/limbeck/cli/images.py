@@ -10,9 +10,9 @@ from typing import Annotated
 import typer
 
 from limbeck.cli._compare import Out, Runs, show_comparison
+from limbeck.cli._help import LongOptions
 from limbeck.cli._options import Json, given_options
 from limbeck.cli._train import (
-    SUMMARIES,
     Amp,
     Compress,
     Cuda,
@@ -37,6 +37,7 @@ from limbeck.cli.images_quantize import quantize
 from limbeck.cli.images_sensitivity import EXAMPLE as SENSITIVITY_EXAMPLE
 from limbeck.cli.images_sensitivity import Split, sensitivity
 from limbeck.cli.plan import show_plan
+from limbeck.cli.summary import KINDS
 
 Choice = typer.Option
 app = typer.Typer(
@@ -46,7 +47,7 @@ app = typer.Typer(
 )
 
 
-@app.command(epilog="Example: limbeck images train --data cifar-10 --model resnet20_cifar --save runs/resnet20")
+@app.command(cls=LongOptions, epilog="Example: limbeck images train --data cifar-10 --model resnet20_cifar --save runs/resnet20")
 def train(
     context: typer.Context,
     data: Annotated[str, Choice(help="'digits', which is embedded; 'cifar-10'; 'mnist'; or a folder of images.")] = "digits",
@@ -123,8 +124,8 @@ def evaluate(
 
 @app.command(epilog="Example: limbeck images summary compute --model resnet20_cifar")
 def summary(
-    name: Annotated[str, typer.Argument(metavar=SUMMARIES, callback=summary_name, help="Which summary.")],
-    run: Annotated[Path | None, typer.Argument(metavar="[RUN]", help="A run folder (its best model) or a checkpoint.")] = None,
+    name: Annotated[str, typer.Argument(metavar="NAME", callback=summary_name, help=KINDS, show_default=False)],
+    run: Annotated[Path | None, typer.Argument(metavar="RUN", help="A run folder (its best model) or a checkpoint.")] = None,
     model: Annotated[
         str, Choice(metavar="NAME", help="Without RUN: a fresh model by its short name, or package.module:function.")
     ] = "resnet20_cifar",
@@ -142,7 +143,7 @@ def summary(
 
 
 app.command(epilog=SENSITIVITY_EXAMPLE)(sensitivity)
-app.command(epilog=QUANTIZE_EXAMPLE)(quantize)
+app.command(cls=LongOptions, epilog=QUANTIZE_EXAMPLE)(quantize)
 
 
 @app.command(epilog="Example: limbeck images compare runs/dense runs/pruned --out comparison")

@@ -35,7 +35,7 @@ def quantize(
     run: Annotated[Path, typer.Argument(metavar="RUN", help="A run folder (its best model) or a checkpoint.", show_default=False)],
     bits: Annotated[str, Choice(metavar="N,N...", help="Bits of weights and activations, a column each.")] = "8,6,4",
     clip: Annotated[
-        str, Choice(metavar="NAME,NAME...", help="Clippings of activations, a line each: none, avg, n_std, gauss, laplace, kl, mse, l1, l3; all.")
+        str, Choice(metavar="NAME,NAME...", help="Clippings of activations, a line each: none, avg, n_std, gauss, laplace, kl, mse (l2), l1, l3; all.")
     ] = "all",
     mode: Annotated[Mode, Choice(help="How integers lie around zero.")] = Mode.asymmetric_unsigned,
     per_channel: Annotated[bool, Choice("--per-channel/--per-tensor", help="What shares a scale in weights.")] = True,

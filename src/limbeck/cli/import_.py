@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from limbeck.cli._help import LongOptions
 from limbeck.errors import LimbeckError, did_you_mean
 
 if TYPE_CHECKING:
@@ -36,7 +37,7 @@ app = typer.Typer(
 )
 
 
-@app.command(epilog=NEURST_EXAMPLE, context_settings={"allow_extra_args": True, "ignore_unknown_options": True})
+@app.command(cls=LongOptions, epilog=NEURST_EXAMPLE, context_settings={"allow_extra_args": True, "ignore_unknown_options": True})
 def neurst(
     context: typer.Context,
     config_paths: Annotated[str | None, Choice("--config_paths", metavar="A.yml,B.yml", help="NeurST's files; later ones win.")] = None,
@@ -75,7 +76,9 @@ def neurst(
 
 @app.command(epilog=TFMOT_EXAMPLE)
 def tfmot(
-    file: Annotated[Path, typer.Argument(help="What get_config() of the schedule gives, as JSON or YAML.", show_default=False)],
+    file: Annotated[
+        Path, typer.Argument(metavar="FILE", help="What get_config() of the schedule gives, as JSON or YAML.", show_default=False)
+    ],
     weights: Annotated[list[str] | None, Choice("--weights", help="A name, glob or re:REGEX; may be given again.")] = None,
     sparsity_m_by_n: Annotated[str | None, Choice("--sparsity_m_by_n", metavar="M,N", help="M ZEROS of every N.")] = None,
     block_size: Annotated[str, Choice("--block_size", metavar="IN,OUT", help="Block of a kernel [in, out].")] = "1,1",

@@ -9,6 +9,7 @@ from typing import Annotated
 
 import typer
 
+from limbeck.cli._help import LongOptions
 from limbeck.cli._options import Json, given_options
 from limbeck.cli._train import (
     Amp,
@@ -53,7 +54,7 @@ def _split(name: str) -> str:
     return one_of(("valid", "test"), "split", name)
 
 
-@app.command(epilog="Example: limbeck lm train --tied --epochs 6 --emsize 64 --nhid 64 --save runs/small")
+@app.command(cls=LongOptions, epilog="Example: limbeck lm train --tied --epochs 6 --emsize 64 --nhid 64 --save runs/small")
 def train(
     context: typer.Context,
     data: Annotated[

@@ -23,7 +23,7 @@ def quantize(
     run: Annotated[Path, typer.Argument(metavar="RUN", help="A run folder (its best model) or a checkpoint.", show_default=False)],
     files: Annotated[
         list[Path] | None,
-        typer.Argument(metavar="[FILE...]", help="Schedule files with quantizers, a row each. Default: the seven rows of Distiller's table."),
+        typer.Argument(metavar="FILE", help="Schedule files with quantizers, a row each. Default: the seven rows of Distiller's table."),
     ] = None,
     data: Annotated[str | None, Choice(help="Corpus; default: the one that the run was trained on.", show_default=False)] = None,
     split: Annotated[str, Choice(metavar="valid|test", callback=_split, help="Which part of the corpus perplexities are of.")] = "test",

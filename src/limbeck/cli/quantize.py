@@ -23,7 +23,9 @@ class Split(StrEnum):
 
 
 def quantize(
-    file: Annotated[Path, typer.Argument(help="A schedule file with a quantizer; its pruners are left alone.", show_default=False)],
+    file: Annotated[
+        Path, typer.Argument(metavar="FILE", help="A schedule file with a quantizer; its pruners are left alone.", show_default=False)
+    ],
     model: Annotated[
         Path, Choice("--model", metavar="CHECKPOINT", help="A run folder of lm or images (its best model), or a checkpoint.", show_default=False)
     ],

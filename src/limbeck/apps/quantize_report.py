@@ -25,7 +25,7 @@ TALL = 0.24
 def significant(number: float) -> str:
     """Four significant digits.
 
-    >>> significant(0.0039215), significant(22.5), significant(0.0)
+    >>> significant(0.00392158), significant(22.5), significant(0.0)
     ('0.003922', '22.5', '0')
     """
     return f"{number:.4g}"

@@ -132,7 +132,9 @@ def test_all_rows_in_one_command_and_a_second_call_measures_nothing(run: Path, t
 
 def test_files_of_ones_own_are_rows_beside_fp32_and_a_search_is_one_more(run: Path, file: Path, tmp_path: Path) -> None:
     line = f"lm quantize {run} {file} --calibration-words 100 --eval-words 100 --search greedy --budget 9 --search-words 50 --out {tmp_path} --json"
-    tree = json.loads(CliRunner().invoke(app, shlex.split(line)).stdout)
+    result = invoke(line)
+    tree = json.loads(result.stdout)
+    assert f"wrote {tmp_path / 'ranges.json'}" in result.stderr
     assert [row["name"] for row in tree["rows"]] == ["fp32", "int8", "searched"]
     assert tree["rows"][2]["precision"] == "Full INT8, searched"
     assert len((tmp_path / "search_greedy.jsonl").read_text().splitlines()) == 10

@@ -100,7 +100,7 @@ def columns(split: str) -> tuple[Column, ...]:
         Column("INT8: mode", "mode"),
         Column("Per-channel", "per_channel"),
         Column("Clipping", "clipping"),
-        Column("FP16 modules", "fp16_modules"),
+        Column("FP16 modules", "fp16_modules", fold=True),
         Column({"valid": "Validation"}.get(split, split.title()) + " ppl", "perplexity", fixed(2)),
         Column("vs FP32", "change", signed_percent),
         Column("File", "name"),
@@ -142,6 +142,7 @@ def run_quantize(options: QuantizeOptions, as_json: bool = False) -> None:
         if options.search is not None:
             start = described.get(SEARCHED) or post_train_linear_quantizer(**ROWS[SEARCHED])
             found = search(subject, start, stats, options.search, options.out, progress)
+            progress.say(found.told())
             progress.begin("searched", total=len(subject.batches(options.split, options.words)), done=0)
             losses[FOUND] = evaluate(subject, found.quantizer.model, options.split, options.words, progress)["loss"]
             described[FOUND] = start

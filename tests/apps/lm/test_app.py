@@ -225,7 +225,7 @@ def test_a_run_whose_best_model_was_lost_finds_another(tmp_path: Path, trained: 
     assert json.loads((tmp_path / "run" / "run.json").read_text())["best_epoch"] == 2
 
 
-@pytest.mark.parametrize("option", ["--lr 4", "--momentum 0.5", "--wd 0.5", "--decay 0.5", "--seed 2"])
+@pytest.mark.parametrize("option", ["--lr 4", "--momentum 0.5", "--weight-decay 0.5", "--decay 0.5", "--seed 2"])
 def test_what_a_checkpoint_carries_on_is_not_silently_ignored(trained: Path, option: str) -> None:
     result = invoke(f"lm train --resume {trained} {option}")
     assert isinstance(result.exception, CheckpointError)

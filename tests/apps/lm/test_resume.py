@@ -96,7 +96,10 @@ def assert_equal_runs(one: Path, other: Path) -> None:
     assert (one / "sparsity.csv").read_text() == (other / "sparsity.csv").read_text()
 
 
-@pytest.mark.parametrize("step", [1, pytest.param(13, marks=pytest.mark.long), pytest.param(30, marks=pytest.mark.long), 47])
+@pytest.mark.parametrize(
+    "step",
+    [1, pytest.param(13, marks=pytest.mark.long), pytest.param(30, marks=pytest.mark.long), pytest.param(47, marks=pytest.mark.long)],
+)
 def test_a_killed_run_resumes_to_the_same_bits(tmp_path: Path, corpus: Path, schedule: Path, whole: Path, step: int) -> None:
     run = tmp_path / "run"
     with subprocess.Popen(

@@ -236,7 +236,7 @@ def test_a_declared_instance_that_no_policy_applies_is_a_warning() -> None:
         ("quantizers:\n  q:\n    class: PostTrainLinearQuantizer\n    mode: ASYMETRIC_SIGNED",
          "line 4, quantizers.q.mode: no mode is named 'ASYMETRIC_SIGNED'; did you mean 'asymmetric_signed'?"),
         ("quantizers:\n  q:\n    class: PostTrainLinearQuantizer\n    mode: {acts: symmetric}",
-         "line 4, quantizers.q.mode: a mode is a name, or a mapping with a name each for 'activations' and 'weights'"),
+         "line 4, quantizers.q.mode: a mode is for activations or weights, not for 'acts'"),
         ("quantizers:\n  q:\n    class: PostTrainLinearQuantizer\n    clip_act: avg",
          "line 4, quantizers.q: PostTrainLinearQuantizer has no 'clip_act'; did you mean 'clip_acts'?"),
         ("quantizers:\n  q:\n    class: PostTrainLinearQuantizer\n    overrides:\n      fc: {bits_wieghts: 4, clip_n_stds: 0}",

@@ -75,7 +75,7 @@ def size_figure(points: Sequence[Point], measure: str, axis: Axis = PERPLEXITY) 
     Points that are not finite (a diverged run) are left out; those of unfinished runs are hollow.
     """
     drawn = [point for point in points if math.isfinite(point.measure)]
-    figure, axes = _canvas(axis.title, f"{measure} ({axis.better})")
+    figure, axes = canvas(axis.title, f"{measure} ({axis.better})")
     axes.set_xscale("log")
     axes.set_xlabel(f"{axis.size} (log scale)", color=MUTED)
     series = dict.fromkeys(point.series for point in sorted(drawn, key=lambda point: point.series is not None))
@@ -126,7 +126,7 @@ def _draw_series(axes: Axes, points: Sequence[Point], color: str, marker: str, h
 
 def epoch_figure(curves: Sequence[Curve], label: str, title: str, log: bool = False, whole: bool = True) -> Figure:
     """A line a run against its epochs, which count from 0 as in a schedule; dense runs in grey. ``whole`` shows all of 0 to 100."""
-    figure, axes = _canvas(title, label + (" (log scale, lower is better)" if log else ""))
+    figure, axes = canvas(title, label + (" (log scale, lower is better)" if log else ""))
     axes.set_xlabel("epoch (from 0, as in a schedule)", color=MUTED)
     ticker = require("matplotlib.ticker", "all")
     axes.xaxis.set_major_locator(ticker.MaxNLocator(integer=True))
@@ -172,20 +172,34 @@ def short(number: float) -> str:
     return f"{number:.3g}"
 
 
-def _canvas(title: str, ylabel: str) -> tuple[Figure, Axes]:
-    figure = require("matplotlib.figure", "all").Figure(figsize=(8, 5), layout="constrained")
+def sheet(size: tuple[float, float]) -> Figure:
+    """An empty figure of so many inches, width and height, that belongs to no window."""
+    figure: Figure = require("matplotlib.figure", "all").Figure(figsize=size, layout="constrained")
     require("matplotlib.backends.backend_agg", "all").FigureCanvasAgg(figure)
+    return figure
+
+
+def canvas(title: str, ylabel: str) -> tuple[Figure, Axes]:
+    """A figure with one pair of axes, a title and a name for the measure."""
+    figure = sheet((8, 5))
     axes = figure.add_subplot()
     axes.set_title(title, loc="left", color=INK, fontsize=13, fontweight="bold", pad=12)
     axes.set_ylabel(ylabel, color=MUTED)
-    axes.grid(True, color=GRID, linewidth=0.8)
+    dress(axes)
+    return figure, axes
+
+
+def dress(axes: Axes, small: bool = False) -> None:
+    """A light grid behind what is drawn, and no box around it; ``small`` is for one pair of axes of several."""
+    axes.grid(True, color=GRID, linewidth=0.6 if small else 0.8)
     axes.set_axisbelow(True)
     axes.tick_params(colors=MUTED, length=0)
+    if small:
+        axes.tick_params(labelsize=8)
     for side in ("top", "right"):
         axes.spines[side].set_visible(False)
     for side in ("left", "bottom"):
         axes.spines[side].set_color(GRID)
-    return figure, axes
 
 
 def _legend(figure: Figure, axes: Axes, entries: int) -> None:

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from limbeck.apps.figures import COLORS, GRID, INK, MUTED
+from limbeck.apps.figures import COLORS, INK, MUTED, dress, sheet
 from limbeck.errors import require
 from limbeck.quantization.rows import Row
 from limbeck.summaries.render import Column, Table, fixed, thousands
@@ -186,8 +186,7 @@ def report_figure(rows: Sequence[Row], costs: Mapping[str, float], title: str) -
     """The signal-to-noise ratios of all layers, in the model's order from top to bottom, and beside them what each costs where that was measured."""
     layers = list(dict.fromkeys(row.layer for row in rows if row.snr_db is not None or row.layer in costs))
     width, height = (12 if costs else 8.5), 1.6 + TALL * max(4, len(layers))
-    figure: Figure = require("matplotlib.figure", "all").Figure(figsize=(width, height), layout="constrained")
-    require("matplotlib.backends.backend_agg", "all").FigureCanvasAgg(figure)
+    figure = sheet((width, height))
     figure.suptitle(title, color=INK, fontsize=13, fontweight="bold")
     frames = list(figure.subplots(1, 2 if costs else 1, sharey=True, squeeze=False, width_ratios=[3, 2] if costs else [1]).flat)
     for frame in frames:
@@ -220,10 +219,4 @@ def _costs(axes: Axes, costs: Mapping[str, float], layers: Sequence[str]) -> Non
 def _style(axes: Axes, layers: Sequence[str]) -> None:
     axes.set_yticks(range(len(layers)), layers)
     axes.set_ylim(len(layers) - 0.4, -0.6)
-    axes.grid(True, color=GRID, linewidth=0.6)
-    axes.set_axisbelow(True)
-    axes.tick_params(colors=MUTED, length=0, labelsize=8)
-    for side in ("top", "right"):
-        axes.spines[side].set_visible(False)
-    for side in ("left", "bottom"):
-        axes.spines[side].set_color(GRID)
+    dress(axes, small=True)

@@ -6,8 +6,7 @@ import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from limbeck.apps.figures import COLORS, GRID, INK, MUTED
-from limbeck.errors import require
+from limbeck.apps.figures import COLORS, GRID, INK, MUTED, dress, sheet
 from limbeck.sensitivity import Row
 
 if TYPE_CHECKING:
@@ -37,14 +36,13 @@ def sensitivity_figure(rows: Sequence[Row], title: str) -> Figure:
     across = 1 if together else min(ACROSS, len(names))
     down = 1 if together else -(-len(names) // across)
     size = (8, 5) if together else (3.1 * across, 1.2 + 2.0 * down)
-    figure: Figure = require("matplotlib.figure", "all").Figure(figsize=size, layout="constrained")
-    require("matplotlib.backends.backend_agg", "all").FigureCanvasAgg(figure)
+    figure = sheet(size)
     figure.suptitle(title, color=INK, fontsize=13, fontweight="bold")
     figure.supxlabel("pruned (%), all else dense, no retraining", color=MUTED, fontsize=10)
     figure.supylabel("top-1 (%)", color=MUTED, fontsize=10)
     frames = list(figure.subplots(down, across, sharex=True, sharey=True, squeeze=False).flat)
     for frame in frames:
-        _style(frame)
+        dress(frame, small=True)
     if together:
         _all_in_one(frames[0], names, curves)
     else:
@@ -67,13 +65,3 @@ def _one_each(frames: Sequence[Axes], names: Sequence[str], curves: dict[str, Cu
         frame.set_title(name, color=INK, fontsize=8, loc="left")
     for frame in frames[len(names) :]:
         frame.set_axis_off()
-
-
-def _style(axes: Axes) -> None:
-    axes.grid(True, color=GRID, linewidth=0.6)
-    axes.set_axisbelow(True)
-    axes.tick_params(colors=MUTED, length=0, labelsize=8)
-    for side in ("top", "right"):
-        axes.spines[side].set_visible(False)
-    for side in ("left", "bottom"):
-        axes.spines[side].set_color(GRID)

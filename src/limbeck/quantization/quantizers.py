@@ -7,41 +7,15 @@ from dataclasses import dataclass, field
 from typing import Annotated, Any
 
 from annotated_types import Ge, Le
-from pydantic import AfterValidator, PlainValidator, WithJsonSchema, WrapValidator
+from pydantic import WrapValidator
 from torch import nn
 
-from limbeck.errors import QuantizationError, did_you_mean
+from limbeck.errors import QuantizationError
 from limbeck.graph import Inputs
 from limbeck.quantization.affine import Mode
-from limbeck.quantization.clipping import CLIPPINGS, named_clipping
 from limbeck.quantization.post_train import PostTrainLinearQuantizer
-from limbeck.quantization.settings import Bits, MultiplierBits, Override, Positive, Precision, checked
+from limbeck.quantization.settings import MOST_SUM_BITS, Bits, ClippingName, Modes, MultiplierBits, Override, Positive, Precision, checked
 from limbeck.quantization.stats import Stats
-
-SIDES = ("activations", "weights")
-
-
-def _mode(name: str) -> str:
-    """A mode by any of its names, as it is called here."""
-    try:
-        return str(Mode(name))
-    except ValueError:
-        remedy = did_you_mean(name.lower(), list(Mode)) or f"; the modes are {', '.join(Mode)}"
-        raise ValueError(f"no mode is named '{name}'{remedy}") from None
-
-
-def _modes(given: object) -> str | dict[str, str]:
-    """One mode, or one for ``activations`` and one for ``weights``."""
-    if isinstance(given, str):
-        return _mode(given)
-    if not isinstance(given, Mapping) or not given.keys() <= set(SIDES) or not all(isinstance(name, str) for name in given.values()):
-        raise ValueError("a mode is a name, or a mapping with a name each for 'activations' and 'weights'")
-    return {side: _mode(name) for side, name in given.items()}
-
-
-def _clipping(name: str) -> str:
-    named_clipping(name)
-    return name.lower()
 
 
 def _override(given: Any, check: Callable[[Any], Any]) -> Any:
@@ -53,17 +27,6 @@ def _override(given: Any, check: Callable[[Any], Any]) -> Any:
     except QuantizationError as error:
         faults = [fault.removeprefix("layer").lstrip(".: ").replace(": Input should", " should") for fault in error.faults]
         raise ValueError("; ".join(faults)) from error
-
-
-_NAMES = {"enum": [name for mode in Mode for name in (mode.value, mode.name)]}
-Modes = Annotated[
-    str | dict[str, str],
-    PlainValidator(_modes),
-    WithJsonSchema({"anyOf": [_NAMES, {"type": "object", "properties": dict.fromkeys(SIDES, _NAMES), "additionalProperties": False}]}),
-]
-Clip = Annotated[
-    str, AfterValidator(_clipping), WithJsonSchema({"anyOf": [{"enum": [*CLIPPINGS, *map(str.upper, CLIPPINGS)]}, {"pattern": "^l[1-9]"}]})
-]
 
 
 @dataclass(frozen=True)
@@ -92,10 +55,10 @@ class PostTraining:
 def post_train_linear_quantizer(  # noqa: PLR0913, PLR0917  # the options of the quantizer itself
     bits_activations: Bits | None = 8,
     bits_parameters: Bits | None = 8,
-    bits_accum: Annotated[int, Ge(8), Le(48)] = 32,
+    bits_accum: Annotated[int, Ge(8), Le(MOST_SUM_BITS)] = 32,
     overrides: dict[str, Annotated[Override, WrapValidator(_override)]] | None = None,
-    mode: Modes = "symmetric",
-    clip_acts: Clip = "none",
+    mode: Modes = Mode.SYMMETRIC,
+    clip_acts: ClippingName = "none",
     per_channel_wts: bool = False,
     model_activation_stats: str | None = None,
     clip_n_stds: Positive | None = None,

@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Protocol
 
-from limbeck.apps.figures import COLORS, DENSE, GRID, INK, MARKERS, MUTED
-from limbeck.errors import require
+from limbeck.apps.figures import COLORS, DENSE, INK, MARKERS, MUTED, canvas
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -28,10 +27,7 @@ class Row(Protocol):
 
 def clipping_figure(rows: Sequence[Row], float_top1: float, title: str) -> Figure:
     """Top-1 over the number of bits, a line a clipping, FP32 as a dashed one."""
-    figure: Figure = require("matplotlib.figure", "all").Figure(figsize=(8, 5), layout="constrained")
-    require("matplotlib.backends.backend_agg", "all").FigureCanvasAgg(figure)
-    axes = figure.add_subplot()
-    axes.set_title(title, loc="left", color=INK, fontsize=13, fontweight="bold", pad=12)
+    figure, axes = canvas(title, "top-1 (%)")
     bits = list(rows[0].top1) if rows else []
     axes.axhline(float_top1, linestyle="--", color=DENSE, linewidth=1.4, label="FP32", zorder=1)
     for index, row in enumerate(rows):
@@ -42,13 +38,5 @@ def clipping_figure(rows: Sequence[Row], float_top1: float, title: str) -> Figur
     axes.set_xticks(range(len(bits)), bits)
     axes.margins(x=0.12)
     axes.set_xlabel("bits of weights and activations", color=MUTED)
-    axes.set_ylabel("top-1 (%)", color=MUTED)
-    axes.grid(True, color=GRID, linewidth=0.8)
-    axes.set_axisbelow(True)
-    axes.tick_params(colors=MUTED, length=0)
-    for side in ("top", "right"):
-        axes.spines[side].set_visible(False)
-    for side in ("left", "bottom"):
-        axes.spines[side].set_color(GRID)
     axes.legend(frameon=False, labelcolor=INK, loc="best", fontsize=9, ncols=2)
     return figure

@@ -17,7 +17,7 @@ from limbeck.apps.progress import Progress
 from limbeck.apps.quantized import Subject, evaluate, quantized, statistics
 from limbeck.apps.run import chosen_device
 from limbeck.errors import DataError, QuantizationError, did_you_mean
-from limbeck.quantization import CLIPPINGS, Stats
+from limbeck.quantization import CLIPPINGS, Mode, Stats
 from limbeck.quantization.quantizers import post_train_linear_quantizer
 from limbeck.quantization.trials import Trials
 from limbeck.summaries import render
@@ -160,7 +160,7 @@ class _Measured:
             name = f"{bits} bits, {clipping}"
             given: dict[str, Any] = {"clip_n_stds": N_STDS} if clipping == "n_std" else {}
             described = post_train_linear_quantizer(
-                bits, bits, mode=options.mode, per_channel_wts=options.per_channel, clip_acts=str(clipping),
+                bits, bits, mode=Mode(options.mode), per_channel_wts=options.per_channel, clip_acts=str(clipping),
                 also_clip_weights=options.clip_weights, **given,
             )  # fmt: skip
             model = quantized(self.subject, described, self.stats).model

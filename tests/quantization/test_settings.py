@@ -187,3 +187,18 @@ def test_leaves_are_the_layers_of_a_model_each_with_all_its_places() -> None:
     assert found["a.1"].places == ("a.1", "b")
     assert found["attention"].kind is Kind.OPAQUE
     assert "rnn.cells.0.act_f" in leaves(modular(nn.ModuleDict({"rnn": nn.LSTM(2, 2)})))
+
+
+def test_standard_deviations_are_given_a_number() -> None:
+    kinds = {"conv": Kind.WEIGHTED, "fc": Kind.WEIGHTED}
+    n_std, clipped = Setting(clip_acts="n_std"), checked({"fc": {"clip_acts": "N_STD"}})
+    with pytest.raises(
+        QuantizationError, match="1 fault\n  the quantizer: clip_acts 'n_std' needs clip_n_stds, how many standard deviations"
+    ):
+        resolve(n_std, {}, kinds)
+    with pytest.raises(QuantizationError, match="1 fault\n  fc: clip_acts 'n_std'"):
+        resolve(Setting(), clipped, kinds)
+    with pytest.raises(QuantizationError, match=r"  fc.input_overrides.0: clip_acts 'n_std'"):
+        resolve(Setting(), checked({"fc": {"input_overrides": {0: {"clip_acts": "n_std"}}}}), kinds)
+    assert resolve(Setting(clip_n_stds=2.0), clipped, kinds)["fc"].clip_n_stds == 2
+    assert resolve(n_std, checked({"*": {"clip_n_stds": 3}}), kinds)["conv"].clip_n_stds == 3

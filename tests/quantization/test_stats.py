@@ -95,9 +95,12 @@ def test_files_that_are_none_are_named(tmp_path: Path) -> None:
         (tmp_path / name).write_text(text, encoding="utf-8")
         with pytest.raises(QuantizationError, match="is neither YAML nor JSON"):
             Stats.load(tmp_path / name)
-    (tmp_path / "list.yaml").write_text("[1]", encoding="utf-8")
-    with pytest.raises(QuantizationError, match="1 fault\n  the file: Input should be a valid dictionary"):
-        Stats.load(tmp_path / "list.yaml")
+    for text in ("[1]", "text", "ranges: {fc.weight: [mse, 1.0]}\nloss: 4.2\n"):
+        (tmp_path / "other.yaml").write_text(text, encoding="utf-8")
+        with pytest.raises(QuantizationError, match=r"other\.yaml: no layer in it has inputs or an output; collect_stats makes statistics"):
+            Stats.load(tmp_path / "other.yaml")
+    with pytest.raises(QuantizationError, match="cannot be read: Is a directory; name a file of statistics"):
+        Stats.load(tmp_path)
 
 
 def test_a_layer_without_statistics_is_named() -> None:

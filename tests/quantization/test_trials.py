@@ -84,6 +84,10 @@ def test_another_search_is_refused_with_what_differs(tmp_path: Path) -> None:
     Trials(off, log=log, about={"model": "small", "tokens": 500})
     with pytest.raises(QuantizationError, match="was begun with tokens 500, not 600; give the same to go on with it, or another folder"):
         Trials(off, log=log, about={"model": "small", "tokens": 600})
+    nested = tmp_path / "nested.jsonl"
+    Trials(off, log=nested, about={"quantizer": {"mode": "symmetric", "bits": 8}})
+    with pytest.raises(QuantizationError, match=r"begun with quantizer.bits 8, not 4; give"):
+        Trials(off, log=nested, about={"quantizer": {"mode": "symmetric", "bits": 4}})
 
 
 @pytest.mark.parametrize("text", ["loss,setting\n", '{"search": {}}\n{"loss": 1}\n', '{"search": {}}\nnothing\n', "[]\n"])

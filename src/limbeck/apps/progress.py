@@ -48,6 +48,8 @@ class Progress:
 
     def begin(self, description: str, total: int | None = None, done: int | None = None) -> None:
         """Name the part that comes now, an epoch say; with ``total`` or ``done``, count anew."""
+        if total is not None:
+            self._numbers = ""
         self._description = description
         self._total = self._total if total is None else total
         self._done = self._done if done is None else done

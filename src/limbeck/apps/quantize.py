@@ -83,6 +83,8 @@ def run_quantize(options: QuantizeOptions, as_json: bool = False) -> None:
     if options.dynamic:
         described = replace(described, arguments={**described.arguments, "model_activation_stats": None})
     subject = subject_of(options.run, options.data, chosen_device(options.cuda, options.device))
+    with named_in_errors(options.file):
+        described.check(subject.model)
     console = Console()
     options.out.mkdir(parents=True, exist_ok=True)
     with Progress(1, "calibration", console=Console(stderr=True)) as progress:
@@ -156,7 +158,7 @@ def _quantizer(
         quantizer = quantized(subject, described, stats, **changes)
     if options.ranges is None:
         return quantizer
-    setting = load_ranges(options.ranges)
+    setting = load_ranges(options.ranges, subject.about)
     strange = [name for name in setting if name not in quantizer.ranges]
     if strange:
         raise QuantizationError(

@@ -18,7 +18,7 @@ from limbeck.quantization import PostTrainLinearQuantizer, Stats
 from limbeck.quantization.quantizers import PostTraining
 from limbeck.quantization.search import Step, narrow
 from limbeck.quantization.settings import named_by
-from limbeck.quantization.trials import Found, Trials
+from limbeck.quantization.trials import Found, Trials, differences
 from limbeck.quantization.tuned import SEARCHES, Setting, Tuned
 
 BITS = "bits"
@@ -71,18 +71,22 @@ def search(
     return found(subject, described, stats, options, folder, progress)
 
 
-def load_ranges(path: Path) -> dict[str, tuple[str, float]]:
-    """The setting that a search has written: for each tensor a clipping and a factor.
+def load_ranges(path: Path, about: Mapping[str, Any] | None = None) -> dict[str, tuple[str, float]]:
+    """The setting that a search has written: for each tensor a clipping and a factor; ``about`` is the model that it is for.
 
-    Raises ``QuantizationError`` for anything else.
+    Raises ``QuantizationError`` for anything else, and where the ranges were found for another model.
     """
     try:
         tree = json.loads(path.read_text(encoding="utf-8"))
-        return {str(name): (str(clipping), float(factor)) for name, (clipping, factor) in tree["ranges"].items()}
+        setting = {str(name): (str(clipping), float(factor)) for name, (clipping, factor) in tree["ranges"].items()}
+        other = differences(tree.get("about", {}), {name: (about or {}).get(name) for name in tree.get("about", {})})
     except OSError as error:
         raise QuantizationError(f"{path} cannot be read: {error.strerror}; name a file that a search wrote, {RANGES}") from error
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise QuantizationError(f"{path} holds no ranges of a search; name a file that a search wrote, {RANGES}") from error
+    if about is not None and other:
+        raise QuantizationError(f"{path} was found for another model: {'; '.join(other)}; search for this one")
+    return setting
 
 
 def _job(
@@ -144,7 +148,8 @@ def _ranges(
     found = job.run(trials, SEARCHES[options.method](tuned, trials))
     tuned.apply(found.best.setting)
     file = folder / RANGES
-    write_json(file, {"ranges": {name: list(choice) for name, choice in found.best.setting.items()}, "loss": found.best.loss})
+    ranges = {name: list(choice) for name, choice in found.best.setting.items()}
+    write_json(file, {"about": dict(subject.about), "ranges": ranges, "loss": found.best.loss})
     return Searched(quantizer, found, job.start if job.start is not None else found.best.loss, file)
 
 

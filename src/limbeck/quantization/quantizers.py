@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Annotated, Any
@@ -34,6 +35,17 @@ class PostTraining:
     """A post-training quantizer that a file describes: the arguments of ``PostTrainLinearQuantizer``, but for the model."""
 
     arguments: Mapping[str, Any] = field(default_factory=dict)
+
+    def check(self, model: nn.Module) -> None:
+        """Raise ``QuantizationError`` for what can be told to be wrong before there are statistics, such as patterns that name no layer of a model.
+
+        >>> post_train_linear_quantizer(overrides={"fc": {"bits_weights": 4}}).check(nn.Sequential(nn.Linear(4, 2)))
+        Traceback (most recent call last):
+        limbeck.errors.QuantizationError: overrides: 1 fault
+          no layer is named 'fc'
+        """
+        with warnings.catch_warnings(action="ignore"):  # they come when the model is quantized
+            PostTrainLinearQuantizer(model, **{**self.arguments, "model_activation_stats": None})
 
     def prepare(
         self, model: nn.Module, example_inputs: Inputs | None = None, stats: Stats | None = None, **changes: Any

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 import warnings
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Annotated, Any, Literal
 
@@ -237,7 +237,8 @@ def resolve(default: Setting, overrides: Overrides, kinds: Mapping[str, Kind]) -
     >>> found["conv"].bits_weights, found["fc"].bits_weights
     (6, 4)
 
-    Raises ``QuantizationError`` for patterns that name no layer. Warns (``ScheduleWarning``) of those that never come first.
+    Raises ``QuantizationError`` for patterns that name no layer, and for ``n_std`` without a number of them.
+    Warns (``ScheduleWarning``) of patterns that never come first.
     """
     owners = {name: next((pattern for pattern in overrides if named_by(pattern, name)), None) for name in kinds}
     faults = [_unmatched(pattern, kinds) for pattern in overrides if not any(named_by(pattern, name) for name in kinds)]
@@ -252,7 +253,22 @@ def resolve(default: Setting, overrides: Overrides, kinds: Mapping[str, Kind]) -
     for name, owner in owners.items():
         base = replace(default, per_channel_wts=False) if kinds[name] is Kind.EMBEDDING else default
         settings[name] = base if owner is None else applied(base, overrides[owner])
+    boundless = list(dict.fromkeys(place for name, setting in settings.items() for place in _boundless(owners[name], setting)))
+    if boundless:
+        raise _faulty(
+            "options", [f"{place}: clip_acts 'n_std' needs clip_n_stds, how many standard deviations to keep" for place in boundless]
+        )
     return settings
+
+
+def _boundless(owner: str | None, setting: Setting) -> Iterator[str]:
+    """Where a clipping by standard deviations is asked for without their number."""
+    place = "the quantizer" if owner is None else owner
+    if setting.clip_acts == "n_std" and setting.clip_n_stds is None:
+        yield place
+    for number, given in setting.input_overrides.items():
+        if given.get("clip_acts", setting.clip_acts) == "n_std" and given.get("clip_n_stds", setting.clip_n_stds) is None:
+            yield f"{place}.input_overrides.{number}"
 
 
 def _unmatched(pattern: str, names: Iterable[str]) -> str:

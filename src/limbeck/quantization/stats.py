@@ -118,6 +118,8 @@ class Stats:
             tree = json.loads(text) if path.suffix == ".json" else yaml.load(text, Loader=_LOADER)  # noqa: S506 (both loaders are safe ones)
         except FileNotFoundError as error:
             raise QuantizationError(f"there is no file '{path}'; collect_stats makes statistics, and their save() writes them") from error
+        except OSError as error:
+            raise QuantizationError(f"{path} cannot be read: {error.strerror}; name a file of statistics") from error
         except (ValueError, yaml.YAMLError) as error:
             raise QuantizationError(f"{path} is neither YAML nor JSON: {error}") from error
         return cls.of(tree, str(path))
@@ -125,6 +127,12 @@ class Stats:
     @classmethod
     def of(cls, tree: Any, place: str = "statistics") -> Stats:
         """From plain data, as ``tree`` gives it; raises ``QuantizationError``, which lists all faults, for anything else."""
+        if not isinstance(tree, Mapping) or (
+            tree and not any(isinstance(each, Mapping) and _LAYER & each.keys() for each in tree.values())
+        ):
+            raise QuantizationError(
+                f"{place}: no layer in it has inputs or an output; collect_stats makes statistics, and their save() writes them"
+            )
         try:
             layers = _LAYERS.validate_python(tree)
         except ValidationError as error:
@@ -135,6 +143,7 @@ class Stats:
 
 
 _LAYERS = TypeAdapter(dict[str, LayerStats])
+_LAYER = frozenset(known.name for known in fields(LayerStats))
 _LOADER: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 _DUMPER: Any = getattr(yaml, "CSafeDumper", yaml.SafeDumper)
 _KEYS = [known.name for kind in (TensorStats, LayerStats, Histogram) for known in fields(kind)]

@@ -117,13 +117,28 @@ def _opened(log: Path, head: Mapping[str, Any]) -> dict[str, float]:
         log.write_text(json.dumps(head) + "\n", encoding="utf-8")
         return {}
     first, *trials = [_line(log, number, line) for number, line in enumerate(whole, 1)]
-    held, wanted = first["search"], json.loads(json.dumps(head))["search"]
-    other = [f"{name} {held.get(name)!r}, not {wanted.get(name)!r}" for name in {**held, **wanted} if held.get(name) != wanted.get(name)]
+    other = differences(first["search"], json.loads(json.dumps(head))["search"])
     if other:
         raise QuantizationError(f"{log} was begun with {'; '.join(other)}; give the same to go on with it, or another folder")
     if len(text) > text.rfind("\n") + 1:
         log.write_text("".join(f"{line}\n" for line in whole), encoding="utf-8")
     return {_key(trial["setting"]): math.inf if trial["loss"] is None else float(trial["loss"]) for trial in trials}
+
+
+def differences(held: Mapping[str, Any], wanted: Mapping[str, Any], place: str = "") -> list[str]:
+    """Where two trees of plain data are not the same, a text each.
+
+    >>> differences({"quantizer": {"mode": "symmetric", "bits": 8}, "words": 500}, {"quantizer": {"mode": "symmetric", "bits": 4}})
+    ['quantizer.bits 8, not 4', 'words 500, not None']
+    """
+    found = []
+    for name in {**held, **wanted}:
+        one, other = held.get(name), wanted.get(name)
+        if isinstance(one, Mapping) and isinstance(other, Mapping):
+            found += differences(one, other, f"{place}{name}.")
+        elif one != other:
+            found.append(f"{place}{name} {one!r}, not {other!r}")
+    return found
 
 
 def _line(log: Path, number: int, line: str) -> dict[str, Any]:

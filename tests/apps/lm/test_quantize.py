@@ -227,6 +227,7 @@ def test_what_is_wrong_of_a_file_for_this_model_is_said_with_its_name(run: Path,
         said = str(invoke(f"{line} --out {tmp_path / 'out'}").exception)
         assert said.partition(": overrides: 1 fault")[0] in {str(wrong), "wrong"}
         assert "no layer is named 'decodr'; did you mean 'decoder'?" in said
+    assert not (tmp_path / "out").exists()  # before there is any calibration
 
 
 @pytest.mark.parametrize(
@@ -250,6 +251,9 @@ def test_ranges_of_something_else_are_refused(run: Path, file: Path, tmp_path: P
     assert load_ranges(other) == {"fc.weight": ("mse", 1.0)}
     result = invoke(f"quantize {file} --model {run} --calibration-samples 50 --cost-samples 0 --ranges {other} --out {tmp_path}")
     assert "has a range for 'fc.weight', which the model quantized by" in str(result.exception)
+    other.write_text('{"about": {"model": "Big"}, "ranges": {"encoder.weight": ["mse", 1.0]}}')
+    result = invoke(f"quantize {file} --model {run} --calibration-samples 50 --cost-samples 0 --ranges {other} --out {tmp_path}")
+    assert "was found for another model: model 'Big', not" in str(result.exception)
     other.write_text("[]")
     with pytest.raises(QuantizationError, match=r"other\.json holds no ranges of a search"):
         load_ranges(other)

@@ -136,6 +136,9 @@ def run_quantize(options: QuantizeOptions, as_json: bool = False) -> None:
     """Quantize a trained model in each of the ways, and print a table, which goes to the folder too; what was measured once is not measured again."""
     described = {FP32: post_train_linear_quantizer(**ROWS[FP32]), **(_chosen(options.files) or _seven())}
     subject = subject_of(options.run, options.data, chosen_device(options.cuda, options.device))
+    for name, one in described.items():
+        with named_in_errors(name):
+            one.check(subject.model)
     with Progress(1, "calibration", console=Console(stderr=True)) as progress:
         stats = statistics(subject, options.calibration_words, options.out, progress)
         losses = {name: _loss(subject, one, stats, options, progress, name) for name, one in described.items()}

@@ -195,7 +195,7 @@ def _read_index(folder: Path) -> dict[str, Any]:
             raise CheckpointError(
                 f"{folder} holds weights alone; begin a run with them: train --weights {folder}; or name the run that they are of"
             )
-        raise CheckpointError(f"{folder} {what}; name a folder that 'train --save' wrote, such as RUN/last or RUN/best")
+        raise CheckpointError(f"{folder} {what}; name a folder that 'train --save' wrote, or a checkpoint in one, such as RUN/best")
     if not path.is_file():
         inside = [name for name in ("last", "best") if is_checkpoint(folder / name)]
         remedy = (

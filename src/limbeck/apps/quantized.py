@@ -7,6 +7,7 @@ import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from functools import cached_property
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
@@ -17,8 +18,9 @@ from torch import Tensor, nn
 from limbeck.apps.loop import write_json
 from limbeck.apps.progress import Progress
 from limbeck.errors import QuantizationError
+from limbeck.graph import Graph
 from limbeck.names import NOT
-from limbeck.quantization import PostTrainLinearQuantizer, Stats, collect_stats
+from limbeck.quantization import PostTrainLinearQuantizer, Stats, collect_stats, graph_of
 from limbeck.quantization.quantizers import PostTraining
 from limbeck.quantization.rows import Row
 from limbeck.quantization.settings import named_by
@@ -53,6 +55,11 @@ class Subject:
     """What two calibrations must share to be one: the data, and a fingerprint of the weights."""
     enough: int = 0
     """How many samples a calibration takes unless it is told; 0 for all."""
+
+    @cached_property
+    def graph(self) -> Graph:
+        """The model's, read once for all its quantized copies."""
+        return graph_of(self.model, self.inputs)
 
 
 @torch.no_grad()
@@ -95,7 +102,7 @@ def quantized(subject: Subject, described: PostTraining, stats: Stats | None, **
 
     Raises ``QuantizationError`` for what cannot be quantized so.
     """
-    return described.prepare(copy.deepcopy(subject.model), subject.inputs, stats, **changes)
+    return described.prepare(copy.deepcopy(subject.model), subject.graph, stats, **changes)
 
 
 @contextmanager

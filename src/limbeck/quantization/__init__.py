@@ -15,7 +15,7 @@ from limbeck.quantization.clipping import CLIPPINGS, Clipping, Grid, Observed, O
 from limbeck.quantization.histogram import Histogram
 from limbeck.quantization.models import modular, modular_names, renamed, unmodular
 from limbeck.quantization.observe import Collector, collect_stats
-from limbeck.quantization.post_train import PostTrainLinearQuantizer
+from limbeck.quantization.post_train import PostTrainLinearQuantizer, graph_of
 from limbeck.quantization.recurrent import Layout, ModularRecurrent
 from limbeck.quantization.rows import Row
 from limbeck.quantization.settings import Override, Setting
@@ -44,6 +44,7 @@ __all__ = [
     "collect_stats",
     "dequantize",
     "fake_quantize",
+    "graph_of",
     "integers",
     "modular",
     "modular_names",

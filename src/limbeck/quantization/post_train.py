@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from limbeck._forward import part_by_part
 from limbeck.errors import CaptureError, QuantizationError, did_you_mean
-from limbeck.graph import Inputs, capture
+from limbeck.graph import Graph, Inputs, capture
 from limbeck.names import unwrap
 from limbeck.quantization.affine import Mode, QParams
 from limbeck.quantization.build import Tensors, floating, keep_apart, put, quantized
@@ -131,11 +131,12 @@ class PostTrainLinearQuantizer:
         self._params: dict[str, QParams] = {}
 
     @torch.no_grad()
-    def prepare_model(self, example_inputs: Inputs | None = None) -> nn.Module:
+    def prepare_model(self, example_inputs: Inputs | Graph | None = None) -> nn.Module:
         """Quantize the model in place, and return it.
 
-        With ``example_inputs``, a sequence of arguments or a mapping, the model's graph is read: batch norms are folded, ReLUs become part of the
-        layer before, ranges are net-aware, and a layer's input is on the scale of the layer that it comes from. Without, every layer stands for itself.
+        With ``example_inputs``, a sequence of arguments or a mapping, the model's graph is read; it may be given as ``graph_of`` has read it. Then batch
+        norms are folded, ReLUs become part of the layer before, ranges are net-aware, and a layer's input is on the scale of the layer that it comes
+        from. Without, every layer stands for itself.
 
         Nothing is changed where it raises ``QuantizationError``: for a model in training mode, missing statistics, layers that cannot be quantized;
         ``CaptureError`` for a model whose graph cannot be read.
@@ -223,15 +224,11 @@ class PostTrainLinearQuantizer:
         text = yaml.safe_dump(tree_of(self._held, self._ranges), sort_keys=False, width=160)
         Path(path).write_text(text, encoding="utf-8")
 
-    def _read(self, example_inputs: Inputs | None, stats: Stats | None, settings: dict[str, Setting]) -> dict[str, Leaf]:
+    def _read(self, example_inputs: Inputs | Graph | None, stats: Stats | None, settings: dict[str, Setting]) -> dict[str, Leaf]:
         """The layers that run; what the graph has to say of their settings is put into ``settings``."""
         if example_inputs is None:
             return self._leaves
-        try:
-            with part_by_part():
-                graph = capture(self._inner, example_inputs)
-        except CaptureError as error:
-            raise CaptureError(f"{error}; prepare_model() without inputs does without the graph") from error
+        graph = example_inputs if isinstance(example_inputs, Graph) else graph_of(self._inner, example_inputs)
         self._folded = foldings(Paths(graph, self._leaves), self._leaves)
         norms = {folded.norm: layer for layer, folded in self._folded.items()}
         paths = Paths(graph, self._leaves, frozenset(norms))
@@ -286,6 +283,25 @@ class PostTrainLinearQuantizer:
         wires = self._held[layer].inputs if layer in self._held else []
         wire = wires[int(place)] if place.isdigit() and int(place) < len(wires) else None
         return f": it is on the scale of '{wire}'; set that one" if isinstance(wire, str) else ""
+
+
+def graph_of(model: nn.Module, example_inputs: Inputs) -> Graph:
+    """What ``prepare_model`` reads of a model's graph; it holds names alone, so that it is the graph of all copies.
+
+    >>> model = nn.Sequential(nn.Linear(2, 2)).eval()
+    >>> graph = graph_of(model, [torch.zeros(1, 2)])
+    >>> PostTrainLinearQuantizer(model).prepare_model(graph)
+    Sequential(
+      (0): QuantizedWeighted(0, 8 bits, weights of 8)
+    )
+
+    Raises ``CaptureError`` for a model whose graph cannot be read.
+    """
+    try:
+        with part_by_part():
+            return capture(model, example_inputs)
+    except CaptureError as error:
+        raise CaptureError(f"{error}; prepare_model() without inputs does without the graph") from error
 
 
 def _stats(given: Stats | str | Path | Mapping[str, Any] | None) -> Stats | None:

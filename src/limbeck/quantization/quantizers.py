@@ -12,7 +12,7 @@ from pydantic import WrapValidator
 from torch import nn
 
 from limbeck.errors import QuantizationError
-from limbeck.graph import Inputs
+from limbeck.graph import Graph, Inputs
 from limbeck.quantization.affine import Mode
 from limbeck.quantization.post_train import PostTrainLinearQuantizer
 from limbeck.quantization.settings import MOST_SUM_BITS, Bits, ClippingName, Modes, MultiplierBits, Override, Positive, Precision, checked
@@ -48,7 +48,7 @@ class PostTraining:
             PostTrainLinearQuantizer(model, **{**self.arguments, "model_activation_stats": None})
 
     def prepare(
-        self, model: nn.Module, example_inputs: Inputs | None = None, stats: Stats | None = None, **changes: Any
+        self, model: nn.Module, example_inputs: Inputs | Graph | None = None, stats: Stats | None = None, **changes: Any
     ) -> PostTrainLinearQuantizer:
         """Quantize a model in place; ``stats`` come before those that the file names, and ``changes`` before any of its arguments.
 

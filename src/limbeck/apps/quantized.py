@@ -25,7 +25,7 @@ from limbeck.quantization.quantizers import PostTraining
 from limbeck.quantization.rows import Row
 from limbeck.quantization.settings import named_by
 from limbeck.quantization.signal import signal_to_noise
-from limbeck.quantization.trials import Trials
+from limbeck.quantization.trials import Trials, differences
 
 STATS, ABOUT = "stats.json", "stats.about.json"
 FLOATS = {"bits_activations": None, "bits_weights": None, "fpq_module": None}
@@ -78,10 +78,19 @@ def evaluate(subject: Subject, model: nn.Module, split: str, samples: int = 0, p
 
 
 def statistics(subject: Subject, samples: int, folder: Path, progress: Progress) -> Stats:
-    """The statistics of all layers over samples of the calibration's split; those that lie in the folder already, where they are of the same model and data."""
+    """The statistics of all layers over samples of the calibration's split; those that lie in the folder already, where they are of the same model and data.
+
+    Raises ``QuantizationError`` for a folder that has those of another model, before anything is calibrated.
+    """
     about = {**subject.about, "split": subject.calibration, "samples": samples}
     path, note = folder / STATS, folder / ABOUT
-    if path.exists() and note.exists() and json.loads(note.read_text(encoding="utf-8")) == about:
+    held = json.loads(note.read_text(encoding="utf-8")) if note.exists() else {}
+    other = differences({name: held[name] for name in subject.about if name in held}, subject.about) if held else []
+    if other:
+        raise QuantizationError(
+            f"{folder} has the ranges of another model: {'; '.join(other)}; give this one a folder of its own with --out"
+        )
+    if path.exists() and held == about:
         progress.say(f"ranges from {path}")
         return Stats.load(path)
     runs = subject.batches(subject.calibration, samples)

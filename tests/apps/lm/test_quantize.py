@@ -6,6 +6,7 @@ import csv
 import json
 import math
 import shlex
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -211,6 +212,19 @@ def test_a_log_is_of_the_statistics_that_the_ranges_came_from(run: Path, file: P
         assert about_losses(subject, described, again, 50) == about_losses(subject, described, stats, 50)
         with pytest.raises(QuantizationError, match="was begun with statistics"):
             search(subject, described, statistics(subject, 100, tmp_path, progress), options, tmp_path, progress)
+
+
+def test_a_folder_with_the_ranges_of_another_model_is_refused_and_kept(run: Path, tmp_path: Path) -> None:
+    subject = subject_of(run)
+    with Progress(1) as progress:
+        statistics(subject, 50, tmp_path, progress)
+        kept = (tmp_path / "stats.json").read_bytes()
+        other = replace(subject, about={**subject.about, "weights": "others"})
+        with pytest.raises(
+            QuantizationError, match=r"has the ranges of another model: weights .*; give this one a folder of its own with --out"
+        ):
+            statistics(other, 50, tmp_path, progress)
+    assert (tmp_path / "stats.json").read_bytes() == kept
 
 
 def test_a_search_where_there_is_nothing_to_search_is_refused(run: Path, tmp_path: Path) -> None:

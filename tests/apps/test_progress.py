@@ -37,6 +37,19 @@ def test_off_a_terminal_it_prints_plain_lines(monkeypatch: pytest.MonkeyPatch, f
     assert drive(io.StringIO()) == f"epoch 1/2, 2/4: {SAID}\nepoch 1/2, 4/4: {SAID}\n[saved] last\nepoch 2/2, 0/4: loss 1.000\n"
 
 
+def test_off_a_terminal_a_silent_job_says_how_far_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = [0.0]
+    monkeypatch.setattr(module.time, "monotonic", lambda: clock[0])
+    file = io.StringIO()
+    with Progress(100, "calibration", console=Console(file=file)) as progress:
+        for _ in range(75):
+            clock[0] += 1.0
+            progress.advance()
+            if clock[0] == 40:
+                progress.show({"loss": 1.0})
+    assert file.getvalue() == "calibration, 31/100\ncalibration, 40/100: loss 1.000\ncalibration, 71/100\n"
+
+
 def test_a_dumb_terminal_gets_plain_lines(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TERM", "dumb")
     assert "\x1b" not in drive(Terminal())

@@ -14,12 +14,15 @@ from rich.text import Text
 from limbeck.apps.log import Values, describe
 
 REFRESH_SECONDS = 0.5
+SILENCE_SECONDS = 30.0
+"""Off a terminal, a job that has printed nothing for so long says how far it has come."""
 
 
 class Progress:
     """Counts steps and shows the newest numbers.
 
-    On a terminal it is a bar with the numbers below it; anywhere else each ``show`` prints a line, without control codes.
+    On a terminal it is a bar with the numbers below it; anywhere else each ``show`` prints a line, without control codes, and so does every half minute
+    of silence.
     ``advance`` costs a clock reading: it may be called at every step. The bar is drawn in the caller's thread, at most twice a
     second, so nothing runs beside the training.
 
@@ -33,7 +36,7 @@ class Progress:
     def __init__(self, total: int, description: str = "", *, done: int = 0, console: Console | None = None) -> None:
         self._console = Console(stderr=True) if console is None else console
         self._total, self._done, self._description, self._numbers = total, done, description, ""
-        self._drawn = 0.0
+        self._drawn, self._said = 0.0, time.monotonic()
         self._live: Live | None = None
         if self._console.is_interactive and self._console.file.isatty():
             columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
@@ -58,20 +61,27 @@ class Progress:
     def advance(self, steps: int = 1) -> None:
         """Count steps."""
         self._done += steps
-        if self._live is not None and time.monotonic() - self._drawn > REFRESH_SECONDS:
+        now = time.monotonic()
+        if self._live is None:
+            if now - self._said > SILENCE_SECONDS:
+                self.say(self._place())
+        elif now - self._drawn > REFRESH_SECONDS:
             self._draw()
 
     def show(self, values: Values) -> None:
         """Show these numbers from now on; off a terminal, print them."""
         self._numbers = describe(values)
         if self._live is None:
-            place = ", ".join(part for part in (self._description, f"{self._done}/{self._total}") if part)
-            self.say(f"{place}: {self._numbers}")
+            self.say(f"{self._place()}: {self._numbers}")
         else:
             self._draw()
 
+    def _place(self) -> str:
+        return ", ".join(part for part in (self._description, f"{self._done}/{self._total}") if part)
+
     def say(self, text: str) -> None:
         """Print a message, above the bar if there is one."""
+        self._said = time.monotonic()
         if self._live is None:
             self._console.file.write(f"{text}\n")
             self._console.file.flush()

@@ -49,16 +49,19 @@ class Tally:
         """Take a copy of a tensor, which the model may change afterwards. Raises ``ValueError`` for NaN and infinity, at once or at a later call."""
         if not tensor.numel():
             return
-        rows = tensor.detach().clone(memory_format=torch.contiguous_format)
-        rows = rows.reshape(len(rows) if tensor.dim() > 1 and tensor.numel() > len(tensor) else 1, -1)
+        rows = tensor.detach().reshape(len(tensor) if tensor.dim() > 1 and tensor.numel() > len(tensor) else 1, -1)
         if self._waiting and (self._waiting[0].shape[1], self._waiting[0].dtype, self._waiting[0].device) != (
             rows.shape[1],
             rows.dtype,
             rows.device,
         ):
             self.count()
-        self._waiting.append(rows)
         self._shape = tuple(tensor.shape)
+        if rows.numel() >= _HELD:
+            self.count()
+            self._count_parts(rows)
+            return
+        self._waiting.append(rows.clone(memory_format=torch.contiguous_format))
         self._held += rows.numel()
         if self._held >= _HELD:
             self.count()
@@ -69,6 +72,9 @@ class Tally:
             return
         rows = torch.cat(self._waiting) if len(self._waiting) > 1 else self._waiting[0]
         self._waiting, self._held = [], 0
+        self._count_parts(rows)
+
+    def _count_parts(self, rows: Tensor) -> None:
         for part in torch.split(rows, max(1, _HELD // rows.shape[1])):
             self._count_rows(part)
 
@@ -79,10 +85,10 @@ class Tally:
         self._samples += len(rows)
         self._lowest += float(lowest.sum(dtype=torch.float64))
         self._highest += float(highest.sum(dtype=torch.float64))
-        values = rows.double().reshape(-1)
+        values = rows.to(torch.float64, copy=True).reshape(-1)
         new, before, mean = len(values), self._count, float(values.mean())
         shift = mean - self._mean
-        values.sub_(mean)  # in place even where these are the rows themselves: nothing reads them any more
+        values.sub_(mean)
         self._count = before + new
         self._mean += shift * new / self._count
         self._squares += float(values.dot(values)) + shift**2 * before * new / self._count

@@ -214,6 +214,28 @@ def test_sums_that_float32_does_not_hold_are_exact() -> None:
     assert float(model(x)) == pytest.approx(round(counts / 65535 / 1000 * 65535) * 1000 / 65535, abs=1e-4)
 
 
+@pytest.mark.parametrize("width", [8, 9, 12])
+@pytest.mark.parametrize("many", [False, True])
+def test_products_of_short_floats_change_nothing(width: int, many: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As on a GPU, or with ``set_float32_matmul_precision("medium")``: what float32 products multiply is rounded to bfloat16 before."""
+    x = given_by(3, 4, 20)
+    inputs = (x, given_by(4, 20, 6)) if many else (x,)
+    layer = Matmul() if many else nn.Linear(20, 6)
+    model, _ = quantized(
+        layer, stats_tree(layer=(*inputs, 9 * ENDS)), mode="asymmetric_signed", bits_activations=width, bits_parameters=width
+    )
+    expected = model(*inputs)
+    place = "_operation"
+    whole = model.layer._operation
+
+    def short(x: Tensor, weight: Tensor, *rest: Tensor) -> Tensor:
+        result: Tensor = whole(*(each.bfloat16().to(each.dtype) if each.dtype == torch.float32 else each for each in (x, weight)), *rest)
+        return result
+
+    monkeypatch.setattr(model.layer, "_operation", short)
+    assert torch.equal(model(*inputs), expected)
+
+
 def test_a_bias_has_the_accumulator_s_steps_or_a_range_of_its_own_or_stays_as_it_is() -> None:
     tree = stats_tree(layer=(ENDS, 2 * ENDS))
     layer = linear(2, 0.5)

@@ -22,6 +22,8 @@ from limbeck.quantization.settings import Setting
 
 EXACT = {torch.float32: 2**24, torch.float64: 2**53}
 """Up to where all whole numbers are represented."""
+FACTORS = 2**8
+"""Up to where they are in bfloat16 too, to which matrix products may round what they multiply (TF32: to ``2 ** 11``), as torch is set."""
 COUNTS = "_limbeck_counts"
 """The attribute by which a tensor brings its counts to the next layer."""
 PART = 1 << 18
@@ -139,6 +141,15 @@ def largest(params: Known) -> tuple[float, float]:
         return params.spread.below, params.spread.above
     span = 2.0**params.bits
     return -span, span
+
+
+def needs_double(reach: float, factors: float, dtype: torch.dtype = torch.float32) -> bool:
+    """Whether a sum of products that may come to ``reach`` is only exact in float64; ``factors`` is the largest of what is multiplied.
+
+    >>> needs_double(2.0**24, 255.0), needs_double(2.0**25, 255.0), needs_double(2.0**20, 1023.0)
+    (False, True, True)
+    """
+    return reach > EXACT[dtype] or (dtype != torch.float64 and factors > FACTORS)
 
 
 def refuse_training(module: nn.Module, name: str) -> None:

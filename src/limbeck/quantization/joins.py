@@ -21,6 +21,7 @@ from limbeck.quantization.integers import (
     counts,
     factor_of,
     largest,
+    needs_double,
     real_,
     real_counts_,
     refuse_half,
@@ -117,7 +118,8 @@ class QuantizedProduct(nn.Module):
     def settle(self, numbers: Numbers) -> None:
         """Compute by these numbers from now on."""
         self._numbers = numbers
-        self._reach = prod(max(-low, high) for low, high in (largest(known) for known in numbers.inputs if known is not None))
+        ends = [max(-low, high) for low, high in (largest(known) for known in numbers.inputs if known is not None)]
+        self._reach, self._factors = prod(ends), max(ends)
         self._most = 2.0 ** (self.setting.bits_accum - 1) - 1
         self._known: tuple[list[Spread], float, Target] | None = None
         inputs = [known for known in numbers.inputs if isinstance(known, QParams)]
@@ -143,7 +145,7 @@ class QuantizedProduct(nn.Module):
     def _sums(self, inputs: tuple[Tensor, ...], spreads: list[Spread]) -> Tensor:
         reach = self._reach if self._elementwise else self._reach * inputs[0].shape[-1]
         n = [counts(x, by) for x, by in zip(inputs, spreads, strict=True)]
-        if reach > EXACT[torch.float32]:
+        if needs_double(reach, 0.0 if self._elementwise else self._factors):
             n = [each.double() for each in n]
         sums = reduce(self._operation, n)
         return sums.clamp_(-self._most - 1, self._most) if reach > self._most else sums

@@ -13,7 +13,6 @@ from torch.nn import functional as F
 from limbeck.errors import QuantizationError
 from limbeck.quantization.affine import Mode, QParams, Spread, counted, fake_quantize, qparams
 from limbeck.quantization.integers import (
-    EXACT,
     Known,
     Measured,
     Numbers,
@@ -22,6 +21,7 @@ from limbeck.quantization.integers import (
     counts,
     factor_of,
     largest,
+    needs_double,
     real_,
     refuse_half,
     refuse_training,
@@ -95,7 +95,8 @@ class QuantizedWeighted(nn.Module):
         y = s_y * cut(round((sum n * n_w + n_b) * s_x * s_w / s_y))
 
     ``integers`` holds the counts of the weight. Sums are exact: they are made in float64 where they could leave float32's whole numbers, which is
-    known from the weights. They are cut to ``bits_accum``. There is no ``weight``: what would compute with it behind the layer's back fails.
+    known from the weights, and where torch may be set to round what it multiplies (TF32, bfloat16) to fewer bits than these have. They are cut to
+    ``bits_accum``. There is no ``weight``: what would compute with it behind the layer's back fails.
     """
 
     integers: Tensor
@@ -168,7 +169,7 @@ class QuantizedWeighted(nn.Module):
         reach = torch.maximum(added * above + taken * below, -(added * below + taken * above)).max()
         if shift is not None:
             reach = reach + shift.abs().max()
-        wide = bool(reach > EXACT[self._dtype])
+        wide = needs_double(float(reach), max(-below, above, float(self.integers.abs().max())), self._dtype)
         dtype = torch.float64 if wide else self._dtype
         return None if shift is None else shift.to(dtype), wide, most if bool(reach > most) else 0.0
 

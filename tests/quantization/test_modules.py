@@ -214,7 +214,7 @@ def test_sums_that_float32_does_not_hold_are_exact() -> None:
     assert float(model(x)) == pytest.approx(round(counts / 65535 / 1000 * 65535) * 1000 / 65535, abs=1e-4)
 
 
-@pytest.mark.parametrize("width", [8, 9, 12])
+@pytest.mark.parametrize("width", [8, 10, 12])
 @pytest.mark.parametrize("many", [False, True])
 def test_products_of_short_floats_change_nothing(width: int, many: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     """As on a GPU, or with ``set_float32_matmul_precision("medium")``: what float32 products multiply is rounded to bfloat16 before."""

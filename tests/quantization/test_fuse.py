@@ -77,6 +77,28 @@ def test_a_residual_network() -> None:
     assert float(hidden.min()) == 0
 
 
+class Plain(nn.Module):
+    """A layer of somebody's own: what it does is a function's."""
+
+    def __init__(self, function: Any) -> None:
+        super().__init__()
+        self.function = function
+
+    def forward(self, x: Tensor) -> Tensor:
+        result: Tensor = self.function(x)
+        return result
+
+
+@pytest.mark.parametrize(
+    ("function", "computes"),
+    [(lambda x: x, False), (lambda x: x.reshape(len(x), -1).contiguous(), False), (torch.sin, True), (lambda x: x.flatten(1) * 2, True)],
+)
+def test_a_layer_that_computes_nothing_rounds_nothing(function: Any, computes: bool) -> None:
+    quantizer = prepared(nn.Sequential(nn.Linear(3, 4), Plain(function), nn.Linear(4, 2)), torch.randn(5, 3))
+    assert ("1.output" in quantizer.ranges) is computes
+    assert quantizer._held["2"].inputs == (f"{int(computes)}.output",)
+
+
 def test_a_whole_network_stays_near_what_it_was() -> None:
     model = Residual()
     x = torch.randn(4, 3, 4, 4)

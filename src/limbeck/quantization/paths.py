@@ -139,6 +139,18 @@ class Paths:
         return [list(node.args[:2]) for node in nodes] if kind is Kind.MATMUL else []
 
 
+def with_movers(paths: Paths, leaves: Mapping[str, Leaf]) -> dict[str, Leaf]:
+    """The layers, of which those of one's own that compute nothing in evaluation, such as a ``DropPath`` or a reshaping, are known for that."""
+
+    def computes(leaf: Leaf) -> bool:
+        own = leaf.module._parameters or leaf.module._buffers
+        return bool(own) or any(node.operation not in MOVES for node in paths.nodes_of.get(leaf.name, ()))
+
+    return {
+        name: leaf if leaf.kind is not Kind.OTHER or computes(leaf) else replace(leaf, kind=Kind.MOVED) for name, leaf in leaves.items()
+    }
+
+
 def refs(argument: object) -> Iterator[Ref]:
     """All nodes that an argument names."""
     if isinstance(argument, Ref):

@@ -25,7 +25,7 @@ from limbeck.quantization.fold import Folded, foldings
 from limbeck.quantization.fuse import Network, aware
 from limbeck.quantization.held import Held, rows_of, tree_of
 from limbeck.quantization.kinds import Leaf, leaves
-from limbeck.quantization.paths import Paths
+from limbeck.quantization.paths import Paths, with_movers
 from limbeck.quantization.plan import Plan, planned
 from limbeck.quantization.rows import Row
 from limbeck.quantization.settings import (
@@ -229,6 +229,7 @@ class PostTrainLinearQuantizer:
         if example_inputs is None:
             return self._leaves
         graph = example_inputs if isinstance(example_inputs, Graph) else graph_of(self._inner, example_inputs)
+        self._leaves = with_movers(Paths(graph, self._leaves), self._leaves)
         self._folded = foldings(Paths(graph, self._leaves), self._leaves)
         norms = {folded.norm: layer for layer, folded in self._folded.items()}
         paths = Paths(graph, self._leaves, frozenset(norms))

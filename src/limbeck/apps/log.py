@@ -11,6 +11,7 @@ Every logger has the two methods of ``Logger``. ``RunLog`` puts the ones of a ru
 from __future__ import annotations
 
 import csv
+import math
 import os
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
@@ -54,6 +55,15 @@ FORMATS = {
     "tokens_per_second": "{:,.0f} tokens/s",
     "images_per_second": "{:,.0f} images/s",
 }
+
+
+def perplexity(loss: float) -> float:
+    """``exp(loss)``; infinite where that overflows.
+
+    >>> perplexity(0.0), perplexity(1000.0), perplexity(math.nan)
+    (1.0, inf, nan)
+    """
+    return math.inf if loss >= 700 else math.exp(loss)
 
 
 class Logger(Protocol):

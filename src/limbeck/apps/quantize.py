@@ -24,6 +24,8 @@ from limbeck.apps.quantize_report import layer_table, report_figure, tensor_tabl
 from limbeck.apps.quantized import Subject, costs, evaluate, named_in_errors, quantized, statistics, with_signal
 from limbeck.apps.run import chosen_device, find_checkpoint, say
 from limbeck.apps.search import SearchOptions, load_ranges, search
+from limbeck.apps.translation.prepare import APPLICATION as PAIRS
+from limbeck.apps.translation.subject import subject_of as subject_of_pairs
 from limbeck.config import load_quantizer
 from limbeck.errors import CheckpointError, QuantizationError
 from limbeck.names import Named, named_parameters
@@ -35,14 +37,20 @@ from limbeck.summaries import render
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-SUBJECTS: Mapping[str, Callable[[Path, str | None, torch.device], Subject]] = {WORDS: subject_of_words, IMAGES: subject_of_images}
+SUBJECTS: Mapping[str, Callable[[Path, str | None, torch.device], Subject]] = {
+    WORDS: subject_of_words, IMAGES: subject_of_images, PAIRS: subject_of_pairs,
+}  # fmt: skip
 """By application, how its runs are read."""
 PARAMETERS, COSTS, PICTURE = "layer_quant_params.yaml", "costs.jsonl", "report"
 
 
 @dataclass(frozen=True)
 class QuantizeOptions:
-    """What ``limbeck quantize`` was asked for; numbers of samples are words of a language model, images of a classifier."""
+    """What ``limbeck quantize`` was asked for.
+
+    Samples are words of a language model, images of a classifier, pairs of sentences of a translation model; None is as many as the application takes,
+    and 0 all.
+    """
 
     file: Path
     run: Path
@@ -52,11 +60,11 @@ class QuantizeOptions:
     dynamic: bool = False
     """No statistics: ranges of activations are taken of every batch."""
     calibration: int | None = None
-    """Samples of the calibration; 0 for all, None for as many as the application takes."""
+    """Samples of the calibration."""
     split: str = "test"
     samples: int = 0
-    """Of the split that is evaluated; 0 for all."""
-    costs: int = 2000
+    """Of the split that is evaluated."""
+    costs: int | None = None
     """Samples on which each layer is quantized alone, and signals are compared; 0: that is not measured."""
     search: SearchOptions | None = None
     ranges: Path | None = None
@@ -92,9 +100,10 @@ def run_quantize(options: QuantizeOptions, as_json: bool = False) -> None:
         quantizer = _quantizer(options, described, subject, stats, progress)
         rows, found = list(quantizer.rows()), dict[str, float]()
         layers = list(dict.fromkeys(row.layer for row in rows))
-        if options.costs and layers:
-            rows = with_signal(rows, subject, quantizer, options.costs, progress)
-            found = costs(subject, described, stats, layers, options.costs, options.out / COSTS, progress)
+        samples = subject.few.costs if options.costs is None else options.costs
+        if samples and layers:
+            rows = with_signal(rows, subject, quantizer, samples, progress)
+            found = costs(subject, described, stats, layers, samples, options.out / COSTS, progress)
         before, after = (_measured(options, subject, name, model, progress) for name, model in (("FP32", None), ("quantized", quantizer)))
     title = f"{subject.what} ({options.run}), quantized by {options.file}"
     notes = tied_notes([named for named in named_parameters(subject.model).values() if named.name.endswith(".weight")])
@@ -130,7 +139,7 @@ def _stats(options: QuantizeOptions, described: PostTraining, subject: Subject, 
     named = options.stats or described.arguments.get("model_activation_stats")
     if named is not None:
         return Stats.load(named)
-    return statistics(subject, subject.enough if options.calibration is None else options.calibration, options.out, progress)
+    return statistics(subject, subject.few.calibration if options.calibration is None else options.calibration, options.out, progress)
 
 
 def needs_statistics(described: PostTraining) -> bool:
@@ -173,7 +182,8 @@ def _measured(
 ) -> dict[str, float]:  # fmt: skip
     progress.begin(f"{name}, {options.split}", total=len(subject.batches(options.split, options.samples)), done=0)
     model = subject.model if quantizer is None else quantizer.model
-    return evaluate(subject, model, options.split, options.samples, progress)
+    found = evaluate(subject, model, options.split, options.samples, progress)
+    return found if subject.scores is None else found | subject.scores(model, options.split, options.samples, progress)
 
 
 def _write(out: Path, quantizer: PostTrainLinearQuantizer, tables: Sequence[render.Table], figure: Figure) -> tuple[Path, ...]:

@@ -35,6 +35,16 @@ Run = Callable[[nn.Module], tuple[Tensor, int]]
 
 
 @dataclass(frozen=True)
+class Few:
+    """How many samples are taken unless a number is given; 0 for all."""
+
+    calibration: int = 0
+    costs: int = 2000
+    """On which each layer is quantized alone, and signals are compared."""
+    search: int = 5000
+
+
+@dataclass(frozen=True)
 class Subject:
     """A trained model in the form that is quantized, in evaluation mode, and what it is measured on."""
 
@@ -44,7 +54,7 @@ class Subject:
     what: str
     """The model in a word, for titles."""
     unit: str
-    """What its samples are called: words, images."""
+    """What its samples are called: words, images, sentences."""
     calibration: str
     """The split whose samples tell the ranges; never the test."""
     batches: Callable[[str, int], Sequence[Run]]
@@ -53,8 +63,9 @@ class Subject:
     """From means over samples to what is told: ``loss`` and the application's own measure."""
     about: Mapping[str, Any]
     """What two calibrations must share to be one: the data, and a fingerprint of the weights."""
-    enough: int = 0
-    """How many samples a calibration takes unless it is told; 0 for all."""
+    few: Few = Few()
+    scores: Callable[[nn.Module, str, int, Progress], dict[str, float]] | None = None
+    """What else tells a whole model's worth on a split, or on so many of its samples, and takes too long for a search: BLEU."""
 
     @cached_property
     def graph(self) -> Graph:

@@ -35,8 +35,8 @@ class SearchOptions:
     method: str
     budget: int
     """Evaluations in all, those of a log that is gone on with included."""
-    samples: int
-    """Of the calibration's split, on which each evaluation is made."""
+    samples: int | None
+    """Of the calibration's split, on which each evaluation is made; None for as many as the application takes."""
     widths: tuple[int, ...] = (8, 6, 4)
     """Bits that a weight may have, in a search for bits."""
     tolerance: float = 0.01
@@ -92,10 +92,14 @@ def load_ranges(path: Path, about: Mapping[str, Any] | None = None) -> dict[str,
 def _job(
     subject: Subject, described: PostTraining, stats: Stats | None, options: SearchOptions, folder: Path, progress: Progress
 ) -> _Job:  # fmt: skip
-    about = {**about_losses(subject, described, stats, options.samples), "method": options.method}
+    about = {**about_losses(subject, described, stats, _samples(subject, options)), "method": options.method}
     if options.method == BITS:
         about |= {"widths": list(options.widths), "tolerance": options.tolerance}
     return _Job(subject, options, about, folder / LOG.format(method=options.method), progress)
+
+
+def _samples(subject: Subject, options: SearchOptions) -> int:
+    return subject.few.search if options.samples is None else options.samples
 
 
 @dataclass
@@ -112,7 +116,7 @@ class _Job:
 
     def measured(self, quantizer: PostTrainLinearQuantizer) -> float:
         """The loss of a model."""
-        return evaluate(self.subject, quantizer.model, self.subject.calibration, self.options.samples)["loss"]
+        return evaluate(self.subject, quantizer.model, self.subject.calibration, _samples(self.subject, self.options))["loss"]
 
     def count(self, loss: float) -> None:
         """One more evaluation, of which every so many are told where no bar is."""

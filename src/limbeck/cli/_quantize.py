@@ -41,7 +41,7 @@ Searching = Annotated[
 ]
 
 
-def search_options(method: str | None, budget: int, samples: int, tolerance: float = 0.01) -> SearchOptions | None:
+def search_options(method: str | None, budget: int, samples: int | None, tolerance: float = 0.01) -> SearchOptions | None:
     """The options of a search, where one is asked for."""
     from limbeck.apps.search import SearchOptions
 

@@ -27,7 +27,7 @@ def quantize(
         Path, typer.Argument(metavar="FILE", help="A schedule file with a quantizer; its pruners are left alone.", show_default=False)
     ],
     model: Annotated[
-        Path, Choice("--model", metavar="CHECKPOINT", help="A run folder of lm or images (its best model), or a checkpoint.", show_default=False)
+        Path, Choice("--model", metavar="CHECKPOINT", help="A run folder of lm, images or translate (its best model), or a checkpoint.", show_default=False)
     ],
     data: Annotated[str | None, Choice(help="Data; default: those that the run was trained on.", show_default=False)] = None,
     stats: Annotated[
@@ -38,15 +38,18 @@ def quantize(
         int | None,
         Choice(
             "--calibration-samples", min=0, show_default=False,
-            help="Words, or images, that ranges come from: of the validation, without one of the training; 0: all. Default: all words, 1000 images.",
+            help="Samples that ranges come from, of the validation, without one of the training; 0: all. Default: all words, 1000 images or sentences.",
         ),
     ] = None,
     split: Annotated[Split, Choice(help="What the model is evaluated on.")] = Split.test,
-    eval_samples: Annotated[int, Choice("--eval-samples", min=0, help="Evaluate on so many words, or images, of it; 0: all.")] = 0,
+    eval_samples: Annotated[int, Choice("--eval-samples", min=0, help="Evaluate on so many words, images or sentences of it; 0: all.")] = 0,
     cost_samples: Annotated[
-        int,
-        Choice("--cost-samples", min=0, help="Samples on which each layer is quantized alone, to see what it costs; 0: leave that out."),
-    ] = 2000,
+        int | None,
+        Choice(
+            "--cost-samples", min=0, show_default=False,
+            help="Samples on which each layer is quantized alone, to see what it costs; 0: leave that out. Default: 2000 words or images, 200 sentences.",
+        ),
+    ] = None,
     search: Annotated[
         Method | None,
         Choice(
@@ -55,7 +58,13 @@ def quantize(
         ),
     ] = None,
     budget: Budget = 200,
-    search_samples: Annotated[int, Choice("--search-samples", min=1, help="Calibration samples on which a search evaluates.")] = 5000,
+    search_samples: Annotated[
+        int | None,
+        Choice(
+            "--search-samples", min=1, show_default=False,
+            help="Samples of the calibration's split on which a search evaluates. Default: 5000 words or images, 500 sentences.",
+        ),
+    ] = None,
     tolerance: Annotated[float, Choice("--tolerance", min=0, help="By how much of itself the loss may rise in a search for bits.")] = 0.01,
     ranges: Annotated[
         Path | None, Choice("--ranges", help="Ranges that an earlier search has found, its ranges.json.", show_default=False)

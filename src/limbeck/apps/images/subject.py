@@ -14,13 +14,12 @@ from limbeck.apps.images.batches import Batches
 from limbeck.apps.images.network import example, hits, logits_of, loss_of
 from limbeck.apps.images.session import evaluation_batches, load, load_trained
 from limbeck.apps.images.track import measures
-from limbeck.apps.quantized import Run, Subject
+from limbeck.apps.quantized import Few, Run, Subject
 from limbeck.apps.record import Running
 from limbeck.apps.weights import fingerprint
 from limbeck.errors import CheckpointError, DataError
 
-ENOUGH = 1000
-"""Images that a calibration takes."""
+FEW = Few(calibration=1000)
 
 
 def subject_of(path: Path, data: str | None = None, device: torch.device | None = None) -> Subject:
@@ -53,7 +52,7 @@ def subject_of(path: Path, data: str | None = None, device: torch.device | None 
         loss, top1, top5 = means
         return measures(Running((loss, top1, top5), steps=1, items=1))
 
-    return Subject(saved.model, inputs, options.model, "images", "valid" if held else "train", batches, told, about, ENOUGH)
+    return Subject(saved.model, inputs, options.model, "images", "valid" if held else "train", batches, told, about, FEW)
 
 
 def run(batches: Batches, step: int, model: nn.Module) -> tuple[Tensor, int]:

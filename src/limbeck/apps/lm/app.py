@@ -12,9 +12,8 @@ from limbeck.apps.lm.data import Batches, batchify, load_corpus
 from limbeck.apps.lm.generate import generate_words
 from limbeck.apps.lm.options import FIXED, TrainOptions
 from limbeck.apps.lm.session import APPLICATION, EVALUATION_BATCH, build_model, corpus_of_run, load_trained, resume, start
-from limbeck.apps.lm.track import perplexity
 from limbeck.apps.lm.train import evaluate, train
-from limbeck.apps.log import METRICS
+from limbeck.apps.log import METRICS, perplexity
 from limbeck.apps.loop import finite, has_bfloat16
 from limbeck.apps.progress import Progress
 from limbeck.apps.run import RUNS, Network, Training, bring_best, chosen_device, newest_run, say

@@ -12,7 +12,7 @@ from typing import Any
 from rich.console import Console
 
 from limbeck.apps.lm.subject import subject_of
-from limbeck.apps.lm.track import perplexity
+from limbeck.apps.log import perplexity
 from limbeck.apps.progress import Progress
 from limbeck.apps.quantized import Subject, evaluate, named_in_errors, quantized, statistics
 from limbeck.apps.run import chosen_device

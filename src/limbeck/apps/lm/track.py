@@ -2,24 +2,15 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from typing import Any
 
 from torch import nn
 
 from limbeck.apps.lm.session import APPLICATION, Session
+from limbeck.apps.log import perplexity
 from limbeck.apps.record import Reports, Running
 from limbeck.apps.track import by_epoch
-
-
-def perplexity(loss: float) -> float:
-    """``exp(loss)``; infinite where that overflows.
-
-    >>> perplexity(0.0), perplexity(1000.0), perplexity(math.nan)
-    (1.0, inf, nan)
-    """
-    return math.inf if loss >= 700 else math.exp(loss)
 
 
 def measures(loss: float) -> dict[str, float]:

@@ -57,13 +57,18 @@ class Corpus:
 
     @cached_property
     def checksum(self) -> str:
-        """SHA-256 of all sentences, split by split, each with its length."""
-        digest = hashlib.sha256()
-        for name, pairs in {TRAIN: self.train, VALID[0]: self.valid, **self.tests}.items():
-            for side in (pairs.source, pairs.target):
-                text = "\n".join(side).encode()
-                digest.update(f"{name} {len(side)} {len(text)} ".encode() + text)
-        return digest.hexdigest()
+        """Of all splits."""
+        return checksum({TRAIN: self.train, VALID[0]: self.valid, **self.tests})
+
+
+def checksum(splits: Mapping[str, Pairs]) -> str:
+    """SHA-256 of all sentences, split by split, each with its length."""
+    digest = hashlib.sha256()
+    for name, pairs in splits.items():
+        for side in (pairs.source, pairs.target):
+            text = "\n".join(side).encode()
+            digest.update(f"{name} {len(side)} {len(text)} ".encode() + text)
+    return digest.hexdigest()
 
 
 def load_pairs(data: str | Path = NUMBERS, source: str | None = None, target: str | None = None) -> Corpus:

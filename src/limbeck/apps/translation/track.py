@@ -11,14 +11,14 @@ from typing import Any
 from torch import Tensor, nn
 
 from limbeck.apps.checkpoint import is_checkpoint
-from limbeck.apps.log import RunLog, describe, metric_columns
+from limbeck.apps.log import RunLog, describe, metric_columns, perplexity
 from limbeck.apps.loop import Interrupt
 from limbeck.apps.progress import Progress
 from limbeck.apps.record import Recorder, Reports, Running
 from limbeck.apps.translation.prepare import APPLICATION
 from limbeck.apps.translation.pruning import target_of
 from limbeck.apps.translation.session import Session
-from limbeck.apps.translation.validate import PostponedError, Validation, perplexity
+from limbeck.apps.translation.validate import PostponedError, Validation
 
 COLUMNS = metric_columns(["perplexity", "bleu", "tokenised_bleu"], "tokens_per_second")
 """``loss`` is with label smoothing in training, and without in validations; BLEU in percent."""

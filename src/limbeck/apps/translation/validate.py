@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -10,6 +9,7 @@ from dataclasses import dataclass
 import torch
 
 from limbeck.apps.fused_loss import Scratch
+from limbeck.apps.log import perplexity
 from limbeck.apps.progress import Progress
 from limbeck.apps.run import autocast
 from limbeck.apps.translation.batches import Examples, evaluation_batches
@@ -55,15 +55,6 @@ class PostponedError(Exception):
 
 def _go_on() -> None:
     """Nothing keeps a validation from its next batch."""
-
-
-def perplexity(loss: float) -> float:
-    """``exp(loss)``; infinite where that overflows.
-
-    >>> perplexity(0.0), perplexity(1000.0)
-    (1.0, inf)
-    """
-    return math.inf if loss >= 700 else math.exp(loss)
 
 
 def translations(

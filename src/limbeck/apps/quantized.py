@@ -10,10 +10,11 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from hashlib import sha256
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from limbeck.apps.loop import write_json
 from limbeck.apps.progress import Progress
@@ -30,8 +31,26 @@ from limbeck.quantization.trials import Trials, differences
 STATS, ABOUT = "stats.json", "stats.about.json"
 FLOATS = {"bits_activations": None, "bits_weights": None, "fpq_module": None}
 
-Run = Callable[[nn.Module], tuple[Tensor, int]]
-"""Runs a model on one batch; gives sums over its samples, the loss first, and how many samples there were."""
+KEPT_BYTES = 1 << 30
+"""Up to so much of FP32's predictions is kept while others are held against them; more is computed anew each time."""
+LEAST = -1e30
+"""A logarithm of zero with which sums go on."""
+
+
+class Predictions(NamedTuple):
+    """What a model says of a batch: ``logits [samples, classes]``, of float32 or more, and what was right, ``targets [samples]``."""
+
+    logits: Tensor
+    targets: Tensor
+
+
+Run = Callable[[nn.Module], Predictions]
+"""Runs a model on one batch."""
+
+
+def cross_entropy(found: Predictions) -> Tensor:
+    """Its sum over the samples, nats, ``[1]``."""
+    return F.cross_entropy(*found, reduction="sum")[None]
 
 
 @dataclass(frozen=True)
@@ -60,10 +79,12 @@ class Subject:
     batches: Callable[[str, int], Sequence[Run]]
     """The batches of a split, or of so many of its samples; 0 for all."""
     measures: Callable[[Sequence[float]], dict[str, float]]
-    """From means over samples to what is told: ``loss`` and the application's own measure."""
+    """From means over samples of ``sums`` to what is told: ``loss`` and the application's own measure."""
     about: Mapping[str, Any]
     """What two calibrations must share to be one: the data, and a fingerprint of the weights."""
     few: Few = Few()
+    sums: Callable[[Predictions], Tensor] = cross_entropy
+    """Sums over the samples of a batch, the loss first."""
     scores: Callable[[nn.Module, str, int, Progress], dict[str, float]] | None = None
     """What else tells a whole model's worth on a split, or on so many of its samples, and takes too long for a search: BLEU."""
 
@@ -79,13 +100,55 @@ def evaluate(subject: Subject, model: nn.Module, split: str, samples: int = 0, p
     sums: list[float] = []
     seen = 0
     for run in subject.batches(split, samples):
-        found, count = run(model)
-        new = found.double().tolist()
+        found = run(model)
+        new = subject.sums(found).double().tolist()
         sums = [one + other for one, other in zip(sums, new, strict=True)] if seen else new
-        seen += count
+        seen += len(found.targets)
         if progress is not None:
             progress.advance()
     return subject.measures([each / seen for each in sums])
+
+
+class Divergence:
+    """How far a model's predictions are from those of the FP32 model, on samples of the calibration's split: call it with a model.
+
+    The mean over samples of the Kullback-Leibler divergence from FP32's probabilities, in nats; 0 for FP32 itself. The loss on the same samples would rise by
+    as much if their targets were drawn from FP32's probabilities; they are one draw, and chance in it is what a search for the least loss finds first.
+    """
+
+    def __init__(self, subject: Subject, samples: int) -> None:
+        self._subject, self._samples = subject, samples
+        self._runs = subject.batches(subject.calibration, samples)
+        self._kept: list[Tensor] = []
+
+    @torch.no_grad()
+    def __call__(self, model: nn.Module) -> float:
+        """In nats; of a model that has broken down NaN or infinity."""
+        total, seen = 0.0, 0
+        for expected, run in zip(self._expected(), self._runs, strict=True):
+            found = _log_probabilities(run(model))
+            total += float(F.kl_div(found, expected, reduction="sum", log_target=True))
+            seen += len(found)
+        return total / seen
+
+    def _expected(self) -> Iterator[Tensor]:
+        """FP32's logarithms of probabilities, batch by batch."""
+        if self._kept:
+            yield from self._kept
+            return
+        kept: list[Tensor] = []
+        for run in self._subject.batches(
+            self._subject.calibration, self._samples
+        ):  # runs of its own: they may carry a state from batch to batch
+            expected = _log_probabilities(run(self._subject.model))
+            if expected.nbytes * len(self._runs) <= KEPT_BYTES:
+                kept.append(expected)
+            yield expected
+        self._kept = kept if len(kept) == len(self._runs) else []
+
+
+def _log_probabilities(found: Predictions) -> Tensor:
+    return F.log_softmax(found.logits, 1).clamp_(min=LEAST)
 
 
 def statistics(subject: Subject, samples: int, folder: Path, progress: Progress) -> Stats:

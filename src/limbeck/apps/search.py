@@ -12,7 +12,7 @@ import yaml
 
 from limbeck.apps.loop import write_json
 from limbeck.apps.progress import Progress
-from limbeck.apps.quantized import Subject, about_losses, evaluate, override_of, quantized
+from limbeck.apps.quantized import Divergence, Subject, about_losses, evaluate, override_of, quantized
 from limbeck.errors import QuantizationError
 from limbeck.quantization import PostTrainLinearQuantizer, Stats
 from limbeck.quantization.quantizers import PostTraining
@@ -22,6 +22,7 @@ from limbeck.quantization.trials import Found, Trials, differences
 from limbeck.quantization.tuned import SEARCHES, Setting, Tuned
 
 BITS = "bits"
+DIVERGENCE, LOSS = "divergence", "loss"
 METHODS = (*SEARCHES, BITS)
 RANGES, LOG = "ranges.json", "search_{method}.jsonl"
 SCHEDULE = "bits.yaml"
@@ -37,6 +38,8 @@ class SearchOptions:
     """Evaluations in all, those of a log that is gone on with included."""
     samples: int | None
     """Of the calibration's split, on which each evaluation is made; None for as many as the application takes."""
+    objective: str = DIVERGENCE
+    """What ranges are searched for the least of: the divergence from FP32's predictions, or the loss. Bits are bound by the loss."""
     widths: tuple[int, ...] = (8, 6, 4)
     """Bits that a weight may have, in a search for bits."""
     tolerance: float = 0.01
@@ -50,13 +53,15 @@ class Searched:
     quantizer: PostTrainLinearQuantizer
     found: Found[Any]
     start: float
-    """The loss that the search began with."""
+    """What the search began with."""
     file: Path
+    objective: str = LOSS
 
     def told(self) -> str:
         """In a line."""
         end = "its own end" if self.found.finished else "the end of its budget"
-        return f"search: loss {self.start:.4f} -> {self.found.best.loss:.4f} in {self.found.evaluations:,} evaluations, to {end}; wrote {self.file}"
+        change = f"{self.objective} {self.start:.4f} -> {self.found.best.loss:.4f}"
+        return f"search: {change} in {self.found.evaluations:,} evaluations, to {end}; wrote {self.file}"
 
 
 def search(
@@ -95,7 +100,11 @@ def _job(
     about = {**about_losses(subject, described, stats, _samples(subject, options)), "method": options.method}
     if options.method == BITS:
         about |= {"widths": list(options.widths), "tolerance": options.tolerance}
-    return _Job(subject, options, about, folder / LOG.format(method=options.method), progress)
+        return _Job(subject, options, about, folder / LOG.format(method=options.method), progress)
+    divergence = Divergence(subject, _samples(subject, options)) if options.objective == DIVERGENCE else None
+    return _Job(
+        subject, options, {**about, "objective": options.objective}, folder / LOG.format(method=options.method), progress, divergence
+    )
 
 
 def _samples(subject: Subject, options: SearchOptions) -> int:
@@ -111,11 +120,19 @@ class _Job:
     about: Mapping[str, Any]
     log: Path
     progress: Progress
+    divergence: Divergence | None = None
     start: float | None = None
     made: int = 0
 
+    @property
+    def objective(self) -> str:
+        """What is measured, in a word."""
+        return LOSS if self.divergence is None else DIVERGENCE
+
     def measured(self, quantizer: PostTrainLinearQuantizer) -> float:
-        """The loss of a model."""
+        """Of a model what is to be least."""
+        if self.divergence is not None:
+            return self.divergence(quantizer.model)
         return evaluate(self.subject, quantizer.model, self.subject.calibration, _samples(self.subject, self.options))["loss"]
 
     def count(self, loss: float) -> None:
@@ -123,7 +140,7 @@ class _Job:
         self.progress.advance()
         self.made += 1
         if self.made % TOLD == 0:
-            self.progress.show({"loss": loss})
+            self.progress.show({self.objective: loss})
 
     def run(self, trials: Trials, steps: Any) -> Found[Any]:
         """To the end of the search, or of the budget, with what it finds shown."""
@@ -132,7 +149,7 @@ class _Job:
         def tell(step: Step[Any]) -> None:
             if self.start is None:
                 self.start = step.loss
-            self.progress.show({"best loss": step.loss, "at first": self.start})
+            self.progress.show({f"best {self.objective}": step.loss, "at first": self.start})
 
         return trials.run(steps, tell)
 
@@ -153,8 +170,8 @@ def _ranges(
     tuned.apply(found.best.setting)
     file = folder / RANGES
     ranges = {name: list(choice) for name, choice in found.best.setting.items()}
-    write_json(file, {"about": dict(subject.about), "ranges": ranges, "loss": found.best.loss})
-    return Searched(quantizer, found, job.start if job.start is not None else found.best.loss, file)
+    write_json(file, {"about": dict(subject.about), "ranges": ranges, job.objective: found.best.loss})
+    return Searched(quantizer, found, job.start if job.start is not None else found.best.loss, file, job.objective)
 
 
 def _bits(

@@ -29,8 +29,23 @@ class RangeMethod(StrEnum):
     both = "both"
 
 
+class Objective(StrEnum):
+    """What a search for ranges makes least."""
+
+    divergence = "divergence"
+    loss = "loss"
+
+
 Out = Annotated[Path, typer.Option("--out", metavar="DIR", help="Where statistics, logs, tables and pictures go.")]
 Budget = Annotated[int, typer.Option("--budget", min=1, help="Evaluations that a search may make, those of its log included.")]
+Least = Annotated[
+    Objective | None,
+    typer.Option(
+        "--objective",
+        help="What a search for ranges makes least: the divergence from FP32's predictions, or the loss. Default: divergence.",
+        show_default=False,
+    ),
+]
 Searching = Annotated[
     RangeMethod | None,
     typer.Option(
@@ -41,8 +56,15 @@ Searching = Annotated[
 ]
 
 
-def search_options(method: str | None, budget: int, samples: int | None, tolerance: float = 0.01) -> SearchOptions | None:
+def search_options(
+    method: str | None, budget: int, samples: int | None, objective: Objective | None, tolerance: float = 0.01
+) -> SearchOptions | None:
     """The options of a search, where one is asked for."""
+    if objective is not None and method in (None, Method.bits):
+        why = "bits are bound by the loss" if method else "there is no search"
+        raise typer.BadParameter(f"is of a search for ranges, and {why}; leave it out, or give --search both", param_hint="--objective")
     from limbeck.apps.search import SearchOptions
 
-    return None if method is None else SearchOptions(str(method), budget, samples, tolerance=tolerance)
+    return (
+        None if method is None else SearchOptions(str(method), budget, samples, str(objective or Objective.divergence), tolerance=tolerance)
+    )

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from limbeck.cli._quantize import Budget, Out, Searching, search_options
+from limbeck.cli._quantize import Budget, Least, Out, Searching, search_options
 
 Choice = typer.Option
 EXAMPLE = "Example: limbeck lm quantize runs/dense --calibration-words 20000 --eval-words 20000"
@@ -37,6 +37,7 @@ def quantize(
     search_words: Annotated[
         int, Choice("--search-words", min=1, help="Words of the validation text that a search evaluates on.")
     ] = 5000,
+    objective: Least = None,
     cuda: Annotated[bool, Choice("--cuda", help="Use CUDA.")] = False,
     device: Annotated[str | None, Choice(help="A torch device; overrides --cuda.", show_default=False)] = None,
     as_json: Annotated[bool, Choice("--json", help="Print JSON.")] = False,
@@ -51,6 +52,6 @@ def quantize(
 
     options = QuantizeOptions(
         run=run, files=tuple(files or ()), data=data, split=split, words=eval_words, calibration_words=calibration_words, out=out,
-        search=search_options(search, budget, search_words), cuda=cuda, device=device,
+        search=search_options(search, budget, search_words, objective), cuda=cuda, device=device,
     )  # fmt: skip
     run_quantize(options, as_json)

@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from limbeck.cli._options import Json
-from limbeck.cli._quantize import Budget, Method, Out, search_options
+from limbeck.cli._quantize import Budget, Least, Method, Out, search_options
 
 Choice = typer.Option
 EXAMPLE = "Example: limbeck quantize schedules/lm/quantize/int8_asymmetric_channel_avg.yaml --model runs/dense --eval-samples 20000"
@@ -65,6 +65,7 @@ def quantize(
             help="Samples of the calibration's split on which a search evaluates. Default: 5000 words or images, 500 sentences.",
         ),
     ] = None,
+    objective: Least = None,
     tolerance: Annotated[float, Choice("--tolerance", min=0, help="By how much of itself the loss may rise in a search for bits.")] = 0.01,
     ranges: Annotated[
         Path | None, Choice("--ranges", help="Ranges that an earlier search has found, its ranges.json.", show_default=False)
@@ -88,6 +89,6 @@ def quantize(
 
     options = QuantizeOptions(
         file=file, run=model, data=data, stats=stats, dynamic=dynamic, calibration=calibration, split=split.value, samples=eval_samples,
-        costs=cost_samples, search=search_options(search, budget, search_samples, tolerance), ranges=ranges, out=out, cuda=cuda, device=device,
+        costs=cost_samples, search=search_options(search, budget, search_samples, objective, tolerance), ranges=ranges, out=out, cuda=cuda, device=device,
     )  # fmt: skip
     run_quantize(options, as_json)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import csv
 import json
 import math
@@ -20,7 +21,7 @@ from limbeck.apps.lm.quantize import ROWS, _chosen, told
 from limbeck.apps.lm.subject import subject_of
 from limbeck.apps.lm.train import evaluate as evaluate_words
 from limbeck.apps.progress import Progress
-from limbeck.apps.quantized import STATS, about_losses, evaluate, statistics
+from limbeck.apps.quantized import STATS, Divergence, Predictions, about_losses, cross_entropy, evaluate, statistics
 from limbeck.apps.search import SearchOptions, load_ranges, search
 from limbeck.cli import app
 from limbeck.config import load_quantizer
@@ -70,11 +71,53 @@ def test_states_go_from_window_to_window_for_each_model_alone(run: Path) -> None
     runs = subject.batches("test", 0)
     mixed = []
     with torch.no_grad():
-        alone = [float(one(subject.model)[0]) for one in subject.batches("test", 0)]
+        alone = [float(cross_entropy(one(subject.model))) for one in subject.batches("test", 0)]
         for one in runs:
-            mixed.append(float(one(subject.model)[0]))
+            mixed.append(float(cross_entropy(one(subject.model))))
             one(other.model)
     assert mixed == pytest.approx(alone, abs=1e-4)
+
+
+def test_the_divergence_from_fp32_is_none_for_fp32_and_the_same_whether_its_predictions_are_kept(
+    run: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    subject = subject_of(run)
+    other = copy.deepcopy(subject.model)
+    with torch.no_grad():
+        for parameter in other.parameters():
+            parameter.mul_(1.5)
+        logits = [[one(model).logits.double() for one in subject.batches("valid", 60)] for model in (subject.model, other)]
+    expected, found = (torch.cat(each).log_softmax(1) for each in logits)
+    by_hand = float((expected.exp() * (expected - found)).sum(1).mean())
+    divergence = Divergence(subject, 60)
+    assert divergence(subject.model) == pytest.approx(0, abs=1e-6)
+    assert by_hand > 1e-3
+    assert [divergence(other) for _ in range(2)] == [pytest.approx(by_hand, rel=1e-4)] * 2
+    monkeypatch.setattr("limbeck.apps.quantized.KEPT_BYTES", 0)
+    anew = Divergence(subject, 60)
+    assert [anew(model) for model in (other, subject.model, other)] == pytest.approx([by_hand, 0, by_hand], rel=1e-4, abs=1e-6)
+
+
+def test_a_class_that_is_ruled_out_does_not_spoil_the_divergence(run: Path) -> None:
+    logits = torch.tensor([[0.0, 1.0, -math.inf]])
+    subject = replace(subject_of(run), batches=lambda split, samples: [lambda model: Predictions(model(logits), torch.tensor([0]))])
+    own = replace(subject, model=torch.nn.Identity())
+    assert Divergence(own, 0)(torch.nn.Identity()) == 0
+    assert Divergence(own, 0)(torch.nn.Tanh()) > 0
+
+
+def test_a_search_makes_the_divergence_least_unless_it_is_told_to_take_the_loss(run: Path, file: Path, tmp_path: Path) -> None:
+    subject, described = subject_of(run), load_quantizer(file)
+    with Progress(1) as progress:
+        stats = statistics(subject, 50, tmp_path, progress)
+        found = search(subject, described, stats, SearchOptions("greedy", budget=3, samples=50), tmp_path, progress)
+        assert "search: divergence 0.0" in found.told()
+        assert found.found.best.loss == pytest.approx(Divergence(subject, 50)(found.quantizer.model), rel=1e-5)
+        assert json.loads((tmp_path / "ranges.json").read_text())["divergence"] == found.found.best.loss
+        with pytest.raises(QuantizationError, match="was begun with objective 'divergence', not 'loss'"):
+            search(subject, described, stats, SearchOptions("greedy", 3, 50, objective="loss"), tmp_path, progress)
+        by_loss = search(subject, described, stats, SearchOptions("greedy", 3, 50, objective="loss"), tmp_path / "loss", progress)
+        assert by_loss.found.best.loss == pytest.approx(evaluate(subject, by_loss.quantizer.model, "valid", 50)["loss"], rel=1e-5)
 
 
 def test_statistics_come_from_the_validation_and_are_collected_once(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -248,6 +291,8 @@ def test_what_is_wrong_of_a_file_for_this_model_is_said_with_its_name(run: Path,
     ("given", "message"),
     [
         ("--dynamic --search lapq", "there is nothing for --stats and --search to do"),
+        ("--objective loss", "is of a search for ranges, and there is no search; leave it out, or give --search both"),
+        ("--search bits --objective loss", "is of a search for ranges, and bits are bound by the loss"),
         ("--ranges x.json --search lapq", "give one of --ranges and --search"),
         ("--ranges nowhere.json", "nowhere.json cannot be read: No such file or directory; name a file that a search wrote"),
         ("--data nowhere", "no corpus 'nowhere'"),

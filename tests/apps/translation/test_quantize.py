@@ -42,8 +42,8 @@ def test_samples_are_the_first_sentences_and_the_test_is_all_tests(dense: Path, 
             (tmp_path / f"{name}.{language}").write_bytes((folder / f"{name}.{language}").read_bytes())
             (tmp_path / f"test_b.{language}").write_text("\n".join(["one" if language == "en" else "eins"] * 3) + "\n")
     subject = subject_of(dense, str(tmp_path))
-    assert [run(subject.model)[1] > 0 for run in subject.batches("test", 0)] == [True]
-    tokens = {count: sum(run(subject.model)[1] for run in subject.batches("test", count)) for count in (0, 2)}
+    assert [len(run(subject.model).targets) > 0 for run in subject.batches("test", 0)] == [True]
+    tokens = {count: sum(len(run(subject.model).targets) for run in subject.batches("test", count)) for count in (0, 2)}
     assert 0 < tokens[2] < tokens[0]
     assert subject.scores is not None
     with Progress(1) as progress:

@@ -14,7 +14,7 @@ from limbeck.apps.images.batches import Batches
 from limbeck.apps.images.network import example, hits, logits_of, loss_of
 from limbeck.apps.images.session import evaluation_batches, load, load_trained
 from limbeck.apps.images.track import measures
-from limbeck.apps.quantized import Few, Run, Subject
+from limbeck.apps.quantized import Few, Predictions, Run, Subject
 from limbeck.apps.record import Running
 from limbeck.apps.weights import fingerprint
 from limbeck.errors import CheckpointError, DataError
@@ -52,11 +52,15 @@ def subject_of(path: Path, data: str | None = None, device: torch.device | None 
         loss, top1, top5 = means
         return measures(Running((loss, top1, top5), steps=1, items=1))
 
-    return Subject(saved.model, inputs, options.model, "images", "valid" if held else "train", batches, told, about, FEW)
+    return Subject(saved.model, inputs, options.model, "images", "valid" if held else "train", batches, told, about, FEW, sums)
 
 
-def run(batches: Batches, step: int, model: nn.Module) -> tuple[Tensor, int]:
-    """One batch: the sums of the losses (nats), and of the hits among one and five; of early exits the last."""
+def run(batches: Batches, step: int, model: nn.Module) -> Predictions:
+    """One batch; of early exits the last one's logits."""
     images, labels = batches[step]
-    logits = logits_of(model(images))[-1].float()
-    return torch.stack([loss_of((logits,), labels) * len(labels), *hits(logits, labels)]), len(labels)
+    return Predictions(logits_of(model(images))[-1].float(), labels)
+
+
+def sums(found: Predictions) -> Tensor:
+    """The losses, and the hits among one and five."""
+    return torch.stack([loss_of((found.logits,), found.targets) * len(found.targets), *hits(*found)])

@@ -7,14 +7,13 @@ from functools import partial
 from pathlib import Path
 
 import torch
-from torch import Tensor, nn
-from torch.nn import functional as F
+from torch import nn
 
 from limbeck.apps.lm.data import Batches, batchify, load_corpus
 from limbeck.apps.lm.model import Hidden, RNNModel
 from limbeck.apps.lm.session import EVALUATION_BATCH, load_trained
 from limbeck.apps.lm.track import measures
-from limbeck.apps.quantized import Run, Subject
+from limbeck.apps.quantized import Predictions, Run, Subject
 from limbeck.apps.weights import fingerprint
 from limbeck.errors import CheckpointError, DataError
 from limbeck.quantization import modular
@@ -44,17 +43,14 @@ def subject_of(path: Path, data: str | None = None, device: torch.device | None 
 
 
 def runs(model: RNNModel, windows: Batches) -> list[Run]:
-    """A run for each window, in their order; each model that runs has a state of its own, which goes from window to window.
-
-    The sums are the cross entropy of all words of a window.
-    """
+    """A run for each window, in their order; each model that runs has a state of its own, which goes from window to window."""
     states: dict[nn.Module, Hidden] = {}
 
-    def run(index: int, model_in_parts: nn.Module) -> tuple[Tensor, int]:
+    def run(index: int, model_in_parts: nn.Module) -> Predictions:
         words, target = windows[index]
         if index == 0 or model_in_parts not in states:
             states[model_in_parts] = model.initial_hidden(words.shape[1])
         logits, states[model_in_parts] = model_in_parts(words, states[model_in_parts])
-        return F.cross_entropy(logits.flatten(0, 1).float(), target, reduction="sum")[None], len(target)
+        return Predictions(logits.flatten(0, 1).float(), target)
 
     return [partial(run, index) for index in range(len(windows))]

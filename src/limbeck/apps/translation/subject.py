@@ -7,12 +7,11 @@ from functools import cache, partial
 from pathlib import Path
 
 import torch
-from torch import Tensor, nn
-from torch.nn import functional as F
+from torch import nn
 
 from limbeck.apps.log import perplexity
 from limbeck.apps.progress import Progress
-from limbeck.apps.quantized import Few, Run, Subject
+from limbeck.apps.quantized import Few, Predictions, Run, Subject
 from limbeck.apps.translation.batches import Batches, Examples, evaluation_batches
 from limbeck.apps.translation.bleu import score
 from limbeck.apps.translation.data import VALID, Pairs, checksum, load_splits
@@ -55,16 +54,15 @@ def subject_of(path: Path, data: str | None = None, device: torch.device | None 
     inputs = tuple(torch.full((2, length), 4, device=where) for length in EXAMPLE_LENGTHS)
     return Subject(
         trained.model, inputs, f"{trained.options.type} translation model", "sentences", VALID[0], batches,
-        lambda means: {"loss": means[0], "perplexity": perplexity(means[0])}, about, FEW, scores,
+        lambda means: {"loss": means[0], "perplexity": perplexity(means[0])}, about, FEW, scores=scores,
     )  # fmt: skip
 
 
-def run(batches: Batches, step: int, model: nn.Module) -> tuple[Tensor, int]:
-    """One batch: the cross entropy of all tokens of the references, which are counted; padding is none."""
+def run(batches: Batches, step: int, model: nn.Module) -> Predictions:
+    """One batch: all tokens of the references; padding is none."""
     batch = batches[step]
     real = batch.target_out != PAD
-    goal = batch.target_out[real]
-    return F.cross_entropy(model(batch.source, batch.target_in)[real].float(), goal, reduction="sum")[None], len(goal)
+    return Predictions(model(batch.source, batch.target_in)[real].float(), batch.target_out[real])
 
 
 def bleu(trained: Trained, model: nn.Module, splits: Mapping[str, Pairs], progress: Progress) -> dict[str, float]:

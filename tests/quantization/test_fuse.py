@@ -99,6 +99,27 @@ def test_a_layer_that_computes_nothing_rounds_nothing(function: Any, computes: b
     assert quantizer._held["2"].inputs == (f"{int(computes)}.output",)
 
 
+class Guarded(nn.Module):
+    """Layers where the graph does not look, as in a model that keeps autocast out of a part of itself."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.act, self.drop, self.last = nn.Linear(4, 4), nn.GELU(), Plain(lambda x: x), nn.Linear(4, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.first(x)
+        with torch.autocast("cpu", enabled=False):
+            x = self.drop(self.act(x))
+        result: Tensor = self.last(x)
+        return result
+
+
+def test_a_layer_that_the_graph_does_not_show_is_judged_by_its_statistics() -> None:
+    quantizer = prepared(Guarded(), torch.randn(5, 4))
+    assert "act.output" in quantizer.ranges
+    assert "drop.output" not in quantizer.ranges
+
+
 def test_a_whole_network_stays_near_what_it_was() -> None:
     model = Residual()
     x = torch.randn(4, 3, 4, 4)

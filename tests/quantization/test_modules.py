@@ -19,6 +19,7 @@ from limbeck.quantization.eltwise import BatchMatmul, Concat, EltwiseAdd, Eltwis
 from limbeck.quantization.floats import FakeQuantized, FloatingPoint
 from limbeck.quantization.integers import COUNTS, Measured
 from limbeck.quantization.joins import QuantizedProduct
+from limbeck.quantization.observe import collect_stats
 from limbeck.quantization.post_train import PostTrainLinearQuantizer
 from limbeck.quantization.weighted import QuantizedWeighted
 from quantization.reference import MODES, Scale, assert_counts, requantized, stats_tree
@@ -496,6 +497,40 @@ def test_a_join_with_other_inputs_than_were_seen_is_refused() -> None:
         QuantizationError, match="'layer' was calibrated with 2 inputs and is called with 3; collect statistics of this model"
     ):
         model(x, x, x)
+
+
+@pytest.mark.parametrize("layer", [nn.Linear(4, 3), nn.Sigmoid(), Matmul()])
+def test_without_statistics_an_empty_batch_has_an_empty_result(layer: nn.Module) -> None:
+    inputs = (torch.ones(0, 4), torch.ones(4, 3)) if isinstance(layer, Matmul) else (torch.ones(0, 4),)
+    model, _ = quantized(copy.deepcopy(layer), None)
+    assert model(*inputs).shape == layer(*inputs).shape
+
+
+class Named(nn.Module):
+    """A model that calls its layer with names."""
+
+    def __init__(self, layer: nn.Module) -> None:
+        super().__init__()
+        self.layer = layer
+
+    def forward(self, x: Tensor) -> Any:
+        return self.layer(input=x)
+
+
+@pytest.mark.parametrize(
+    "override", [{"fpq_module": 16}, {"fpq_module": 64}, {"fake": True, "quantize_inputs": True, "bits_activations": 4}]
+)
+def test_inputs_that_are_given_by_name_are_treated_alike(override: dict[str, Any]) -> None:
+    x, layer = given_by(3, 5, 4), nn.Linear(4, 3)
+    found = []
+    for kind in (One, Named):
+        model = kind(copy.deepcopy(layer)).eval()
+        with collect_stats(model) as collected, torch.no_grad():
+            model(x)
+        PostTrainLinearQuantizer(model, model_activation_stats=collected.stats, overrides={"layer": override}).prepare_model()
+        found.append(model(x))
+    assert torch.equal(*found)
+    assert not torch.equal(found[0], layer(x)) or override == {"fpq_module": 64}
 
 
 def test_nan_is_not_hidden() -> None:

@@ -183,6 +183,17 @@ def test_batches_add_up_and_a_packed_sequence_is_its_data() -> None:
     assert_close(found, expected([packed.data, packed.data]))
 
 
+def test_a_layer_that_saw_nothing_is_left_out_of_the_statistics() -> None:
+    """As an expert that is given no token."""
+    model = nn.ModuleDict({"busy": nn.Linear(2, 3), "idle": nn.Linear(2, 3)}).eval()
+    with collect_stats(model) as collected, torch.no_grad():
+        model["busy"](torch.ones(4, 2))
+        model["idle"](torch.ones(0, 2))
+    assert collected.stats["busy"].inputs[0].max == 1
+    assert collected.stats["idle"].inputs == {}
+    assert collected.stats["idle"].output is None
+
+
 def test_a_model_that_is_one_layer_has_the_empty_name() -> None:
     layer = nn.Linear(2, 2).eval()
     with collect_stats(layer) as collected:

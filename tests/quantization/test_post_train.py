@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrize, prune
 
 from limbeck.apps.lm.model import RNNModel
-from limbeck.errors import CaptureError, QuantizationError
+from limbeck.errors import CaptureError, QuantizationError, ScheduleWarning
 from limbeck.quantization.affine import fake_quantize, qparams
 from limbeck.quantization.cells import ModularLSTMCell
 from limbeck.quantization.eltwise import EltwiseAdd
@@ -302,6 +303,54 @@ def test_inputs_without_a_quantized_source_may_be_an_error() -> None:
     quantizer = PostTrainLinearQuantizer(model, **options, overrides={"0": {"input_overrides": {0: {"bits_activations": 6}}}})
     quantizer.prepare_model([X])
     assert quantizer._ranges["0.inputs.0"].bits == 6
+
+
+def test_what_was_refused_leaves_no_trace() -> None:
+    """A batch norm that was folded in a preparation that failed is still a layer in the next one, which has no graph."""
+    x = torch.randn(4, 3, 5, 5)
+    model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.ReLU()).eval()
+    with torch.no_grad():
+        model[1].running_var.fill_(0.1)
+        expected = model(x)
+    quantizer = PostTrainLinearQuantizer(
+        model, per_channel_wts=True, model_activation_stats=statistics(model, x), inputs_quant_auto_fallback=False
+    )
+    with pytest.raises(QuantizationError, match="1 inputs have no scale"):
+        quantizer.prepare_model([x])
+    quantizer.inputs_quant_auto_fallback = True
+    quantizer.prepare_model()
+    assert noise(model(x).detach(), expected) < 0.05
+
+
+class Masked(nn.Module):
+    def __init__(self, first: bool) -> None:
+        super().__init__()
+        self.first, self.add = first, EltwiseAdd()
+
+    def forward(self, mask: Tensor, x: Tensor) -> Tensor:
+        result: Tensor = self.add(mask, x) if self.first else self.add(x, mask)
+        return result
+
+
+def test_a_sum_with_what_is_no_float_is_refused_with_the_remedy() -> None:
+    mask, x = torch.ones(3, 2, dtype=torch.bool), torch.randn(3, 2)
+    for first in (True, False):
+        model = Masked(first).eval()
+        quantizer = PostTrainLinearQuantizer(model, model_activation_stats=statistics(model, mask, x))
+        ask = quantizer.prepare_model if first else partial(quantizer.prepare_model(), mask, x)
+        with pytest.raises(QuantizationError, match=r"no tensor of floats.*add: \{bits_activations: null\}"):
+            ask()
+
+
+def test_an_input_override_for_no_input_is_worth_a_warning() -> None:
+    model = nn.Sequential(nn.Linear(2, 2)).eval()
+    quantizer = PostTrainLinearQuantizer(
+        model,
+        model_activation_stats=statistics(model, torch.ones(1, 2)),
+        overrides={"0": {"input_overrides": {5: {"bits_activations": 4}}}},
+    )
+    with pytest.warns(ScheduleWarning, match="input_overrides of '0' for input 5 say nothing: its inputs are 0"):
+        quantizer.prepare_model()
 
 
 def test_an_input_may_be_on_the_scale_of_its_own_output() -> None:

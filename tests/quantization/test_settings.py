@@ -86,6 +86,12 @@ def test_names_globs_and_regular_expressions(pattern: str, named: bool) -> None:
     assert named_by(pattern, "rnn.cells.0.act_f") is named
 
 
+def test_a_layer_s_very_name_is_no_pattern_for_others() -> None:
+    kinds = {"fc.1": Kind.WEIGHTED, "fc_1": Kind.WEIGHTED, "fc_2": Kind.WEIGHTED}
+    found = resolve(Setting(), {"fc.1": {"bits_weights": 4}, "fc.2": {"bits_weights": 6}}, kinds)
+    assert {name: setting.bits_weights for name, setting in found.items()} == {"fc.1": 4, "fc_1": 8, "fc_2": 6}
+
+
 def test_none_keeps_floats_and_what_is_left_out_is_as_for_all() -> None:
     default = defaults(bits_activations=6, clip_acts="AVG", mode={"weights": "symmetric_restricted"}, bits_accum=24)
     found = setting_of({"decoder": {"bits_weights": None, "mode": {"activations": "ASYMMETRIC_SIGNED"}}}, default)["decoder"]

@@ -21,7 +21,7 @@ from limbeck.apps.log import describe
 from limbeck.apps.loop import finite
 from limbeck.apps.progress import Progress
 from limbeck.apps.quantize_report import layer_table, report_figure, tensor_table
-from limbeck.apps.quantized import Subject, costs, evaluate, named_in_errors, quantized, statistics, with_signal
+from limbeck.apps.quantized import Recipe, Subject, costs, evaluate, named_in_errors, statistics, with_signal
 from limbeck.apps.run import chosen_device, find_checkpoint, say
 from limbeck.apps.search import SearchOptions, load_ranges, search
 from limbeck.apps.translation.prepare import APPLICATION as PAIRS
@@ -31,7 +31,6 @@ from limbeck.errors import CheckpointError, QuantizationError
 from limbeck.names import Named, named_parameters
 from limbeck.quantization import PostTrainLinearQuantizer, Stats
 from limbeck.quantization.quantizers import PostTraining
-from limbeck.quantization.tuned import Tuned
 from limbeck.summaries import render
 
 if TYPE_CHECKING:
@@ -41,7 +40,7 @@ SUBJECTS: Mapping[str, Callable[[Path, str | None, torch.device], Subject]] = {
     WORDS: subject_of_words, IMAGES: subject_of_images, PAIRS: subject_of_pairs,
 }  # fmt: skip
 """By application, how its runs are read."""
-PARAMETERS, COSTS, PICTURE = "layer_quant_params.yaml", "costs.jsonl", "report"
+PARAMETERS, PICTURE = "layer_quant_params.yaml", "report"
 
 
 @dataclass(frozen=True)
@@ -97,13 +96,13 @@ def run_quantize(options: QuantizeOptions, as_json: bool = False) -> None:
     options.out.mkdir(parents=True, exist_ok=True)
     with Progress(1, "calibration", console=Console(stderr=True)) as progress:
         stats = _stats(options, described, subject, progress)
-        quantizer = _quantizer(options, described, subject, stats, progress)
+        quantizer, recipe = _quantizer(options, described, subject, stats, progress)
         rows, found = list(quantizer.rows()), dict[str, float]()
         layers = list(dict.fromkeys(row.layer for row in rows))
         samples = subject.few.costs if options.costs is None else options.costs
         if samples and layers:
             rows = with_signal(rows, subject, quantizer, samples, progress)
-            found = costs(subject, described, stats, layers, samples, options.out / COSTS, progress)
+            found = costs(subject, recipe, stats, layers, samples, options.out, progress)
         before, after = (_measured(options, subject, name, model, progress) for name, model in (("FP32", None), ("quantized", quantizer)))
     title = f"{subject.what} ({options.run}), quantized by {options.file}"
     notes = tied_notes([named for named in named_parameters(subject.model).values() if named.name.endswith(".weight")])
@@ -157,24 +156,21 @@ def needs_statistics(described: PostTraining) -> bool:
 
 def _quantizer(
     options: QuantizeOptions, described: PostTraining, subject: Subject, stats: Stats | None, progress: Progress
-) -> PostTrainLinearQuantizer:  # fmt: skip
+) -> tuple[PostTrainLinearQuantizer, Recipe]:  # fmt: skip
     if options.search is not None:
         searched = search(subject, described, stats, options.search, options.out, progress)
         progress.say(searched.told())
-        return searched.quantizer
-    changes = {} if options.ranges is None else {"save_fp_weights": True}
+        return searched.quantizer, searched.recipe
+    setting = {} if options.ranges is None else load_ranges(options.ranges, subject.about)
+    recipe = Recipe(described, setting)
     with named_in_errors(options.file):
-        quantizer = quantized(subject, described, stats, **changes)
-    if options.ranges is None:
-        return quantizer
-    setting = load_ranges(options.ranges, subject.about)
+        quantizer = recipe.quantized(subject, stats)
     strange = [name for name in setting if name not in quantizer.ranges]
     if strange:
         raise QuantizationError(
             f"{options.ranges} has a range for '{strange[0]}', which the model quantized by {options.file} has none for"
         )
-    Tuned(quantizer).apply(setting)
-    return quantizer
+    return quantizer, recipe
 
 
 def _measured(

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import copy
 import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from hashlib import sha256
 from pathlib import Path
@@ -22,13 +22,15 @@ from limbeck.errors import QuantizationError
 from limbeck.graph import Graph
 from limbeck.names import NOT
 from limbeck.quantization import PostTrainLinearQuantizer, Stats, collect_stats, graph_of
+from limbeck.quantization.kinds import leaves
 from limbeck.quantization.quantizers import PostTraining
 from limbeck.quantization.rows import Row
-from limbeck.quantization.settings import named_by
+from limbeck.quantization.settings import layers_named
 from limbeck.quantization.signal import signal_to_noise
 from limbeck.quantization.trials import Trials, differences
+from limbeck.quantization.tuned import Setting, Tuned
 
-STATS, ABOUT = "stats.json", "stats.about.json"
+STATS, ABOUT, COSTS = "stats.json", "stats.about.json", "costs{}.jsonl"
 FLOATS = {"bits_activations": None, "bits_weights": None, "fpq_module": None}
 
 KEPT_BYTES = 1 << 30
@@ -215,19 +217,46 @@ def counted(runs: Sequence[Run], progress: Progress) -> Iterator[Run]:
         progress.advance()
 
 
+@dataclass(frozen=True)
+class Recipe:
+    """How a model is quantized: what a file describes, and the ranges that a search has found in place of the file's."""
+
+    described: PostTraining
+    ranges: Setting = field(default_factory=dict)
+
+    @property
+    def fingerprint(self) -> str:
+        """Of the ranges; empty where there are none."""
+        plain = json.dumps({name: list(choice) for name, choice in self.ranges.items()}, sort_keys=True)
+        return sha256(plain.encode()).hexdigest()[:8] if self.ranges else ""
+
+    def quantized(self, subject: Subject, stats: Stats | None) -> PostTrainLinearQuantizer:
+        """A copy of the model, so quantized; ranges of tensors that it has none for are left aside."""
+        if not self.ranges:
+            return quantized(subject, self.described, stats)
+        quantizer = quantized(subject, self.described, stats, save_fp_weights=True)
+        Tuned(quantizer).apply({name: choice for name, choice in self.ranges.items() if name in quantizer.ranges})
+        return quantizer
+
+
 def costs(
-    subject: Subject, described: PostTraining, stats: Stats | None, layers: Sequence[str], samples: int, log: Path, progress: Progress
+    subject: Subject, recipe: Recipe, stats: Stats | None, layers: Sequence[str], samples: int, folder: Path, progress: Progress
 ) -> dict[str, float]:
     """By how much the loss rises on samples of the calibration's split where one layer alone is quantized, and all others compute with floats.
 
-    A call that was cut off goes on from ``log``.
+    An input that is on the scale of a layer before has then a range of its own. A call that was cut off goes on from the folder's log, of which each set
+    of ranges has its own.
     """
-    about = about_losses(subject, described, stats, samples)
+    described, mark = recipe.described, recipe.fingerprint
+    about = about_losses(subject, described, stats, samples) | ({"ranges": mark} if mark else {})
+    log = folder / COSTS.format(f"_{mark}" if mark else "")
+    names = leaves(subject.model)
 
     def measured(asked: Mapping[str, Any]) -> float:
         layer = asked["layer"]
         progress.begin("FP32" if layer is None else f"{layer} alone")
-        model = subject.model if layer is None else quantized(subject, alone(described, layer), stats).model
+        one = None if layer is None else replace(recipe, described=alone(described, layer, names))
+        model = subject.model if one is None else one.quantized(subject, stats).model
         loss = evaluate(subject, model, subject.calibration, samples)["loss"]
         progress.advance()
         progress.show({"loss": loss})
@@ -246,18 +275,18 @@ def about_losses(subject: Subject, described: PostTraining, stats: Stats | None,
     return {**subject.about, "split": subject.calibration, "samples": samples, "quantizer": arguments, "statistics": plain}
 
 
-def alone(described: PostTraining, layer: str) -> PostTraining:
-    """The same quantizer for one layer, and floats for all others.
+def alone(described: PostTraining, layer: str, layers: Collection[str]) -> PostTraining:
+    """The same quantizer for one of the layers, and floats for all others.
 
-    >>> alone(PostTraining({"overrides": {"fc*": {"bits_weights": 4}}}), "fc1").arguments["overrides"]
+    >>> alone(PostTraining({"overrides": {"fc*": {"bits_weights": 4}}}), "fc1", ["fc1", "fc2"]).arguments["overrides"]
     {'fc1': {'bits_weights': 4}, 'not:fc1': {'bits_activations': None, 'bits_weights': None, 'fpq_module': None}}
     """
     return replace(
-        described, arguments={**described.arguments, "overrides": {layer: override_of(described, layer), f"{NOT}{layer}": FLOATS}}
+        described, arguments={**described.arguments, "overrides": {layer: override_of(described, layer, layers), f"{NOT}{layer}": FLOATS}}
     )
 
 
-def override_of(described: PostTraining, layer: str) -> Mapping[str, Any]:
-    """What the file says of a layer: the first pattern that names it counts."""
+def override_of(described: PostTraining, layer: str, layers: Collection[str]) -> Mapping[str, Any]:
+    """What the file says of one of the layers: the first pattern that names it counts."""
     overrides: Mapping[str, Mapping[str, Any]] = described.arguments.get("overrides") or {}
-    return next((override for pattern, override in overrides.items() if named_by(pattern, layer)), {})
+    return next((override for pattern, override in overrides.items() if layer in layers_named(pattern, layers)), {})

@@ -12,12 +12,12 @@ import yaml
 
 from limbeck.apps.loop import write_json
 from limbeck.apps.progress import Progress
-from limbeck.apps.quantized import Divergence, Subject, about_losses, evaluate, override_of, quantized
+from limbeck.apps.quantized import Divergence, Recipe, Subject, about_losses, evaluate, override_of, quantized
 from limbeck.errors import QuantizationError
 from limbeck.quantization import PostTrainLinearQuantizer, Stats
 from limbeck.quantization.quantizers import PostTraining
 from limbeck.quantization.search import Step, narrow
-from limbeck.quantization.settings import named_by
+from limbeck.quantization.settings import layers_named
 from limbeck.quantization.trials import Found, Trials, differences
 from limbeck.quantization.tuned import SEARCHES, Setting, Tuned
 
@@ -48,9 +48,10 @@ class SearchOptions:
 
 @dataclass(frozen=True)
 class Searched:
-    """Where a search has come to: the quantized model with the best setting, what the log says of it, and the file that holds it."""
+    """Where a search has come to: the quantized model with the best setting, how it is made, what the log says of it, and the file that holds it."""
 
     quantizer: PostTrainLinearQuantizer
+    recipe: Recipe
     found: Found[Any]
     start: float
     """What the search began with."""
@@ -171,7 +172,8 @@ def _ranges(
     file = folder / RANGES
     ranges = {name: list(choice) for name, choice in found.best.setting.items()}
     write_json(file, {"about": dict(subject.about), "ranges": ranges, job.objective: found.best.loss})
-    return Searched(quantizer, found, job.start if job.start is not None else found.best.loss, file, job.objective)
+    start = job.start if job.start is not None else found.best.loss
+    return Searched(quantizer, Recipe(described, found.best.setting), found, start, file, job.objective)
 
 
 def _bits(
@@ -184,10 +186,10 @@ def _bits(
         raise QuantizationError("no layer has a weight of integers, so there are no bits to search; give bits_parameters")
 
     def changed(bits: Mapping[str, int]) -> PostTraining:
-        own = {layer: {**override_of(described, layer), "bits_weights": number} for layer, number in bits.items()}
-        others = [layer for layer in plain.settings if layer not in own]
+        layers = plain.settings
+        own = {layer: {**override_of(described, layer, layers), "bits_weights": number} for layer, number in bits.items()}
         given = (described.arguments.get("overrides") or {}).items()
-        rest = {pattern: override for pattern, override in given if any(named_by(pattern, layer) for layer in others)}
+        rest = {pattern: override for pattern, override in given if not own.keys() >= {*layers_named(pattern, layers)}}
         return replace(described, arguments={**described.arguments, "overrides": {**own, **rest}})
 
     trials = Trials(
@@ -208,7 +210,7 @@ def _bits(
     file = folder / SCHEDULE
     text = yaml.safe_dump(schedule_of(best), sort_keys=False, width=120)
     file.write_text(f"# Found by a search for fewer bits: the loss rises from {job.start:.4f} to {found.best.loss:.4f}.\n\n{text}", "utf-8")
-    return Searched(quantized(subject, best, stats), found, job.start or found.best.loss, file)
+    return Searched(quantized(subject, best, stats), Recipe(best), found, job.start or found.best.loss, file)
 
 
 def schedule_of(described: PostTraining) -> dict[str, Any]:

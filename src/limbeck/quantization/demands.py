@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterator, Mapping
 
 from torch import nn
 
-from limbeck.errors import QuantizationError, did_you_mean
+from limbeck.errors import QuantizationError, ScheduleWarning, did_you_mean
 from limbeck.names import canonical
 from limbeck.quantization.convert import HOOKS
 from limbeck.quantization.integers import EXACT
-from limbeck.quantization.kinds import INTEGER, Kind, Leaf
+from limbeck.quantization.kinds import INTEGER, JOINS, Kind, Leaf
 from limbeck.quantization.settings import Setting
 from limbeck.quantization.stats import Stats
 
@@ -116,6 +117,20 @@ def _faults_of_stats(leaf: Leaf, setting: Setting, stats: Stats | None) -> Itera
         yield f"the statistics of {name} have no output; override it with bits_activations: null, or collect them again"
     if has_integers(leaf, setting) and not seen.inputs:
         yield f"the statistics of {name} have no inputs; collect them again"
+    elif leaf.kind in JOINS and has_integers(leaf, setting) and max(seen.inputs) >= len(seen.inputs):
+        missing = min(set(range(max(seen.inputs))) - seen.inputs.keys())
+        yield f"input {missing} of {name} is no tensor of floats; leave it as it is: overrides {{{leaf.name}: {{bits_activations: null}}}}"
+
+
+def warn_of_inputs(layers: Mapping[str, Leaf], settings: Mapping[str, Setting], stats: Stats | None) -> None:
+    """Warn (``ScheduleWarning``) of ``input_overrides`` for inputs that a layer was not seen to have."""
+    for name in layers:
+        given = settings[name].input_overrides
+        if given and stats is not None and name in stats and (idle := [place for place in given if place not in stats[name].inputs]):
+            has = ", ".join(map(str, sorted(stats[name].inputs))) or "none"
+            warnings.warn(
+                f"input_overrides of '{name}' for input {idle[0]} say nothing: its inputs are {has}", ScheduleWarning, stacklevel=4
+            )
 
 
 def undecided(places: list[tuple[str, int]]) -> QuantizationError:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from copy import copy
+from itertools import zip_longest
 from typing import Any
 
 import torch
@@ -65,8 +66,8 @@ class FakeQuantized(Around):
         if self.training:
             refuse_training(self, self.name)
         if self._numbers.inputs:
-            places = dict(enumerate(self._numbers.inputs))
-            args = tuple(_rounded_input(x, places.get(place)) for place, x in enumerate(args))
+            given = [_rounded_input(x, known) for x, known in zip_longest((*args, *kwargs.values()), self._numbers.inputs)]
+            args, kwargs = tuple(given[: len(args)]), dict(zip(kwargs, given[len(args) :], strict=False))
         found = self.layer(*args, **kwargs)
         if self._numbers.output is None:
             return found.relu() if self.setting.clip_half_range else found
@@ -130,7 +131,8 @@ class FloatingPoint(Around):
         """As the layer in whose place this stands."""
         if self.training:
             refuse_training(self, self.name)
-        found = self.layer(*[_each(value, self._change) for value in args], **kwargs)
+        changed = {name: _each(value, self._change) for name, value in kwargs.items()}
+        found = self.layer(*[_each(value, self._change) for value in args], **changed)
         if self.setting.fpq_module == 64:
             return _each(found, lambda y: y.to(self._dtype))
         return _each(found, _half_)

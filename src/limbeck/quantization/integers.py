@@ -46,6 +46,8 @@ class Measured:
         >>> Measured(8, Mode.ASYMMETRIC_UNSIGNED).of(torch.tensor([[-1.0, 3.0]])).zero_point
         tensor(64, dtype=torch.int32)
         """
+        if not tensor.numel():
+            return qparams(torch.zeros(()), torch.zeros(()), self.bits, self.mode)
         low, high = named_clipping(self.clipping)(OfTensor(tensor), Grid(self.bits, self.mode, self.half_range, self.n_stds))
         return qparams(low.reshape(()).cpu(), high.reshape(()).cpu(), self.bits, self.mode)  # where the weight's scales are
 

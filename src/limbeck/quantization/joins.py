@@ -188,5 +188,6 @@ def _rescaled(x: Tensor, by: Spread, factor: float, wide: bool) -> Tensor:
 def _refuse(module: nn.Module, name: str, wanted: int, inputs: tuple[Tensor, ...]) -> None:
     refuse_training(module, name)
     raise QuantizationError(
-        f"'{name}' was calibrated with {wanted} inputs and is called with {len(inputs)}; collect statistics of this model, with such inputs"
+        f"'{name}' was calibrated with {wanted} inputs and is called with {len(inputs)}; collect statistics of this model, with such inputs; "
+        f"one that is no tensor of floats is not counted, and needs overrides {{{name}: {{bits_activations: null}}}}"
     )

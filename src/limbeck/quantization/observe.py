@@ -141,17 +141,21 @@ class Collector:
         inputs = self._inputs.setdefault(name, {})
         for place, value in enumerate((*args, *kwargs.values())):
             for tensor in _tensors(value):
-                _add(inputs.setdefault(place, Tally(self._bins)), tensor, f"input {place}", name)
+                if place not in inputs:
+                    inputs[place] = Tally(self._bins)
+                _add(inputs[place], tensor, f"input {place}", name)
 
     def _after(self, name: str, module: nn.Module, args: Any, output: Any) -> None:
         for tensor in _tensors(output):
-            _add(self._outputs.setdefault(name, Tally(self._bins)), tensor, "output", name)
+            if name not in self._outputs:
+                self._outputs[name] = Tally(self._bins)
+            _add(self._outputs[name], tensor, "output", name)
 
 
 def _tensors(value: Any) -> list[Tensor]:
-    """The floating-point tensors of an argument or result: itself, or the members of a tuple; of a packed sequence its data."""
+    """The floating-point tensors with elements of an argument or result: itself, or the members of a tuple; of a packed sequence its data."""
     members = (value,) if isinstance(value, Tensor) else value if isinstance(value, tuple | list) else ()
-    return [member for member in members if isinstance(member, Tensor) and member.is_floating_point()]
+    return [member for member in members if isinstance(member, Tensor) and member.is_floating_point() and member.numel()]
 
 
 def _add(tally: Tally, tensor: Tensor, side: str, name: str) -> None:

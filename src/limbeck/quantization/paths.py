@@ -9,6 +9,7 @@ from functools import cached_property
 from limbeck.graph import Graph, Node, Ref
 from limbeck.names import canonical
 from limbeck.quantization.kinds import Kind, Leaf
+from limbeck.quantization.stats import Stats
 
 MOVES = frozenset(
     """
@@ -139,16 +140,22 @@ class Paths:
         return [list(node.args[:2]) for node in nodes] if kind is Kind.MATMUL else []
 
 
-def with_movers(paths: Paths, leaves: Mapping[str, Leaf]) -> dict[str, Leaf]:
-    """The layers, of which those of one's own that compute nothing in evaluation, such as a ``DropPath`` or a reshaping, are known for that."""
+def with_movers(paths: Paths, leaves: Mapping[str, Leaf], stats: Stats | None) -> dict[str, Leaf]:
+    """The layers, of which those of one's own that compute nothing in evaluation, such as a ``DropPath`` or a reshaping, are known for that.
 
-    def computes(leaf: Leaf) -> bool:
-        own = leaf.module._parameters or leaf.module._buffers
-        return bool(own) or any(node.operation not in MOVES for node in paths.nodes_of.get(leaf.name, ()))
+    Under the model's own ``autocast`` or ``enable_grad`` layers run where the graph does not look: there, and without a node, it is statistics that tell.
+    """
+    open_to_see = not any(str(node.operation).startswith("wrap_with") for node in paths.graph.nodes)
 
-    return {
-        name: leaf if leaf.kind is not Kind.OTHER or computes(leaf) else replace(leaf, kind=Kind.MOVED) for name, leaf in leaves.items()
-    }
+    def moves(leaf: Leaf) -> bool:
+        if leaf.kind is not Kind.OTHER or leaf.module._parameters or leaf.module._buffers:
+            return False
+        nodes = paths.nodes_of.get(leaf.name)
+        if nodes and open_to_see:
+            return all(node.operation in MOVES for node in nodes)
+        return stats is not None and leaf.name in stats and [*stats[leaf.name].inputs.values()] == [stats[leaf.name].output]
+
+    return {name: replace(leaf, kind=Kind.MOVED) if moves(leaf) else leaf for name, leaf in leaves.items()}
 
 
 def refs(argument: object) -> Iterator[Ref]:

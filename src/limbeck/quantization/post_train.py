@@ -20,7 +20,7 @@ from limbeck.names import unwrap
 from limbeck.quantization.affine import Mode, QParams
 from limbeck.quantization.build import Tensors, floating, keep_apart, put, quantized
 from limbeck.quantization.choice import Range, clipped, of_input, with_room
-from limbeck.quantization.demands import is_touched, refuse, refuse_model, undecided
+from limbeck.quantization.demands import is_touched, refuse, refuse_model, undecided, warn_of_inputs
 from limbeck.quantization.fold import Folded, foldings
 from limbeck.quantization.fuse import Network, aware
 from limbeck.quantization.held import Held, rows_of, tree_of
@@ -143,10 +143,19 @@ class PostTrainLinearQuantizer:
         """
         if self._held:
             raise QuantizationError("the model is quantized already; change ranges with set_range, or begin with the model as it was")
+        before = self._leaves, self._folded, self._network
+        try:
+            return self._prepare(example_inputs)
+        except Exception:
+            self._leaves, self._folded, self._network = before
+            raise
+
+    def _prepare(self, example_inputs: Inputs | Graph | None) -> nn.Module:
         refuse_model(self.model, self._leaves)
         stats, settings = _stats(self.model_activation_stats), dict(self.settings)
         layers = self._read(example_inputs, stats, settings)
         refuse(layers, settings, stats)
+        warn_of_inputs(layers, settings, stats)
         touched = {name: leaf for name, leaf in layers.items() if is_touched(leaf, settings[name]) and not settings[name].make_identity}
         plan = planned(touched, settings, stats, self._network, self._weights(touched))
         if plan.undecided and not self.inputs_quant_auto_fallback:
@@ -229,7 +238,7 @@ class PostTrainLinearQuantizer:
         if example_inputs is None:
             return self._leaves
         graph = example_inputs if isinstance(example_inputs, Graph) else graph_of(self._inner, example_inputs)
-        self._leaves = with_movers(Paths(graph, self._leaves), self._leaves)
+        self._leaves = with_movers(Paths(graph, self._leaves), self._leaves, stats)
         self._folded = foldings(Paths(graph, self._leaves), self._leaves)
         norms = {folded.norm: layer for layer, folded in self._folded.items()}
         paths = Paths(graph, self._leaves, frozenset(norms))

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 import warnings
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Annotated, Any, Literal
 
@@ -228,6 +228,15 @@ def named_by(pattern: str, name: str) -> bool:
         return False
 
 
+def layers_named(pattern: str, layers: Collection[str]) -> list[str]:
+    """The layers that a pattern names; one that is a layer's very name is no pattern for others.
+
+    >>> layers_named("fc.1", ["fc.1", "fc_1"]), layers_named("fc.", ["fc1", "fc2"])
+    (['fc.1'], ['fc1', 'fc2'])
+    """
+    return [pattern] if pattern in layers else [name for name in layers if named_by(pattern, name)]
+
+
 def resolve(default: Setting, overrides: Overrides, kinds: Mapping[str, Kind]) -> dict[str, Setting]:
     """The setting of each layer: of the overrides whose pattern names it, the first one counts.
 
@@ -240,13 +249,14 @@ def resolve(default: Setting, overrides: Overrides, kinds: Mapping[str, Kind]) -
     Raises ``QuantizationError`` for patterns that name no layer, and for ``n_std`` without a number of them.
     Warns (``ScheduleWarning``) of patterns that never come first.
     """
-    owners = {name: next((pattern for pattern in overrides if named_by(pattern, name)), None) for name in kinds}
-    faults = [_unmatched(pattern, kinds) for pattern in overrides if not any(named_by(pattern, name) for name in kinds)]
+    named = {pattern: layers_named(pattern, kinds) for pattern in overrides}
+    owners = {name: next((pattern for pattern in overrides if name in named[pattern]), None) for name in kinds}
+    faults = [_unmatched(pattern, kinds) for pattern in overrides if not named[pattern]]
     if faults:
         raise _faulty("overrides", faults)
     for pattern in overrides:
         if pattern not in owners.values():
-            first = next(owner for name, owner in owners.items() if named_by(pattern, name))
+            first = owners[named[pattern][0]]
             message = f"the override '{pattern}' says nothing: '{first}' stands before it and names the same layers; the first one counts"
             warnings.warn(message, ScheduleWarning, stacklevel=2)
     settings = {}

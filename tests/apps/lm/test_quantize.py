@@ -21,7 +21,7 @@ from limbeck.apps.lm.quantize import ROWS, _chosen, told
 from limbeck.apps.lm.subject import subject_of
 from limbeck.apps.lm.train import evaluate as evaluate_words
 from limbeck.apps.progress import Progress
-from limbeck.apps.quantized import STATS, Divergence, Predictions, about_losses, cross_entropy, evaluate, statistics
+from limbeck.apps.quantized import STATS, Divergence, Predictions, Recipe, about_losses, costs, cross_entropy, evaluate, statistics
 from limbeck.apps.search import SearchOptions, load_ranges, search
 from limbeck.cli import app
 from limbeck.config import load_quantizer
@@ -234,6 +234,32 @@ def test_a_search_leaves_ranges_that_are_taken_up_again(run: Path, file: Path, t
     assert taken["quantized"] == searched["quantized"]
     plain = json.loads(CliRunner().invoke(app, shlex.split(f"{line} --split valid")).stdout)
     assert searched["quantized"]["loss"] <= plain["quantized"]["loss"]
+
+
+def test_a_layer_alone_costs_with_the_ranges_that_were_found(run: Path, file: Path, tmp_path: Path) -> None:
+    subject, described = subject_of(run), load_quantizer(file)
+    tight = {"decoder.output": ("none", 0.1)}
+    with Progress(1) as progress:
+        stats = statistics(subject, 50, tmp_path, progress)
+        layers = ["decoder", "rnn.cells.0.act_f"]
+        plain, found = (costs(subject, Recipe(described, setting), stats, layers, 50, tmp_path, progress) for setting in ({}, tight))
+    assert abs(found["decoder"] - plain["decoder"]) > 0.01
+    assert found["rnn.cells.0.act_f"] == plain["rnn.cells.0.act_f"]
+    assert len(list(tmp_path.glob("costs*.jsonl"))) == 2
+
+
+def test_a_file_s_own_statistics_go_before_those_of_the_calibration(run: Path, file: Path, tmp_path: Path) -> None:
+    subject = subject_of(run)
+    with Progress(1) as progress:
+        tree = statistics(subject, 50, tmp_path, progress).tree(histograms=False)
+    tree["decoder"]["output"] |= {"min": -0.01, "max": 0.01}
+    (tmp_path / "own.json").write_text(json.dumps(tree))
+    own = tmp_path / "own.yaml"
+    own.write_text(file.read_text().replace("}", f", model_activation_stats: {tmp_path / 'own.json'}}}"))
+    result = invoke(f"lm quantize {run} {file} {own} --calibration-words 50 --eval-words 50 --out {tmp_path} --json")
+    changes = {row["name"]: row["change"] for row in json.loads(result.stdout)["rows"]}
+    assert abs(changes["own"] - changes["int8"]) > 0.01
+    assert any(f"Of own from {tmp_path / 'own.json'}." in note for note in json.loads(result.stdout)["notes"])
 
 
 @pytest.mark.long

@@ -141,16 +141,16 @@ def run_quantize(options: QuantizeOptions, as_json: bool = False) -> None:
             one.check(subject.model)
     with Progress(1, "calibration", console=Console(stderr=True)) as progress:
         stats = statistics(subject, options.calibration_words, options.out, progress)
-        losses = {name: _loss(subject, one, stats, options, progress, name) for name, one in described.items()}
+        losses = {name: _loss(subject, one, own_stats(one, stats), options, progress, name) for name, one in described.items()}
         if options.search is not None:
             start = described.get(SEARCHED) or post_train_linear_quantizer(**ROWS[SEARCHED])
-            found = search(subject, start, stats, options.search, options.out, progress)
+            found = search(subject, start, own_stats(start, stats), options.search, options.out, progress)
             progress.say(found.told())
             progress.begin("searched", total=len(subject.batches(options.split, options.words)), done=0)
             losses[FOUND] = evaluate(subject, found.quantizer.model, options.split, options.words, progress)["loss"]
             described[FOUND] = start
     rows = [_row(name, described[name], loss, losses[FP32]) for name, loss in losses.items()]
-    table = Table(_title(subject, options), columns(options.split), tuple(rows), notes=_notes(subject, options))
+    table = Table(_title(subject, options), columns(options.split), tuple(rows), notes=_notes(options, described))
     files = [options.out / "table.md", options.out / "table.csv"]
     for file in files:
         render.save(table, file)
@@ -207,9 +207,21 @@ def _title(subject: Subject, options: QuantizeOptions) -> str:
     return f"{subject.what} ({options.run}), quantized after training"
 
 
-def _notes(subject: Subject, options: QuantizeOptions) -> tuple[str, ...]:
+def own_stats(described: PostTraining, stats: Stats) -> Stats:
+    """The statistics that a file names, or those of the calibration."""
+    named = _named(described)
+    return stats if named is None else Stats.load(named)
+
+
+def _named(described: PostTraining) -> str | None:
+    named: str | None = described.arguments.get("model_activation_stats")
+    return named
+
+
+def _notes(options: QuantizeOptions, described: Mapping[str, PostTraining]) -> tuple[str, ...]:
     ranges = f"{options.calibration_words:,} words" if options.calibration_words else "all words"
     notes = [f"Ranges from {ranges} of the validation text."]
+    notes += [f"Of {name} from {_named(one)}." for name, one in described.items() if _named(one)]
     if options.words:
         notes.append(f"Evaluated on {options.words:,} words of {options.split} alone.")
     return tuple(notes)

@@ -67,10 +67,10 @@ def run(batches: Batches, step: int, model: nn.Module) -> Predictions:
 
 def bleu(trained: Trained, model: nn.Module, splits: Mapping[str, Pairs], progress: Progress) -> dict[str, float]:
     """BLEU of each split in percent, translated as the run translated; of a single one it goes without its name."""
-    options, found = trained.options, {}
+    options, what, found = trained.options, progress.description, {}
     how = Decoding(options.beam_size, options.length_penalty, options.eval_batch_size)  # integers are no short floats, so never by autocast
     for name, pairs in splits.items():
-        progress.begin(f"{progress.description}: BLEU", total=len(pairs), done=0)
+        progress.begin(f"{what}, BLEU of {name}", total=len(pairs), done=0)
         examples = Examples.of(trained.vocabularies.source.encode(pairs.source))
         texts = translations(model, examples, trained.vocabularies.target, how, progress)  # type: ignore[arg-type]  # a quantized Transformer
         found["bleu" if len(splits) == 1 else f"{name} BLEU"] = score(texts, pairs.target, trained.languages[1]).detokenised

@@ -593,3 +593,17 @@ def test_an_amount_must_mean_something_in_the_window_that_applies_it() -> None:
     assert faults(text) == [
         "line 5, policies[1]: pruner 'rnn': ramp_epoch_offset 9 must lie within the window: from 0 to 8 epochs after its begin"
     ]
+
+
+def test_overrides_are_checked_against_the_layers_of_a_model(tmp_path: Path) -> None:
+    file = tmp_path / "int8.yaml"
+    text = "quantizers:\n  int8:\n    class: PostTrainLinearQuantizer\n    overrides: {{{}}}\n"
+    network = nn.ModuleDict({"conv": nn.Conv2d(3, 4, 3), "rnn": nn.LSTM(4, 4)})
+    file.write_text(text.format("convv: {bits_weights: 4}"))
+    assert check_file(file).ok
+    assert "no layer is named 'convv'; did you mean 'conv'?" in check_file(file, network).text()
+    file.write_text(text.format("rnn.cells.0.act_f: {bits_activations: 4}, c*: {bits_weights: 4}, conv: {bits_weights: 6}"))
+    found = check_file(file, network)
+    assert found.ok
+    assert "the override 'conv' says nothing" in found.text()
+    assert isinstance(network["rnn"], nn.LSTM)

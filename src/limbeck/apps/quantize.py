@@ -22,7 +22,7 @@ from limbeck.apps.loop import finite
 from limbeck.apps.progress import Progress
 from limbeck.apps.quantize_report import layer_table, report_figure, tensor_table
 from limbeck.apps.quantized import Recipe, Subject, costs, evaluate, named_in_errors, statistics, with_signal
-from limbeck.apps.run import chosen_device, find_checkpoint, say
+from limbeck.apps.run import chosen_device, find_checkpoint, say, telling_warnings
 from limbeck.apps.search import SearchOptions, load_ranges, search
 from limbeck.apps.translation.prepare import APPLICATION as PAIRS
 from limbeck.apps.translation.subject import subject_of as subject_of_pairs
@@ -40,6 +40,7 @@ SUBJECTS: Mapping[str, Callable[[Path, str | None, torch.device], Subject]] = {
     WORDS: subject_of_words, IMAGES: subject_of_images, PAIRS: subject_of_pairs,
 }  # fmt: skip
 """By application, how its runs are read."""
+TAKEN = "Without statistics: scales and zero points of activations are taken of every batch anew, and stand nowhere here."
 PARAMETERS, PICTURE = "layer_quant_params.yaml", "report"
 
 
@@ -64,7 +65,7 @@ class QuantizeOptions:
     samples: int = 0
     """Of the split that is evaluated."""
     costs: int | None = None
-    """Samples on which each layer is quantized alone, and signals are compared; 0: that is not measured."""
+    """Samples on which each layer is quantized alone, and signals are compared; 0: on none is one quantized alone."""
     search: SearchOptions | None = None
     ranges: Path | None = None
     """What an earlier search has found."""
@@ -94,18 +95,20 @@ def run_quantize(options: QuantizeOptions, as_json: bool = False) -> None:
         described.check(subject.model)
     console = Console()
     options.out.mkdir(parents=True, exist_ok=True)
-    with Progress(1, "calibration", console=Console(stderr=True)) as progress:
+    with Progress(1, "calibration", console=Console(stderr=True)) as progress, telling_warnings(progress.say):
         stats = _stats(options, described, subject, progress)
         quantizer, recipe = _quantizer(options, described, subject, stats, progress)
         rows, found = list(quantizer.rows()), dict[str, float]()
         layers = list(dict.fromkeys(row.layer for row in rows))
         samples = subject.few.costs if options.costs is None else options.costs
+        if layers:
+            rows = with_signal(rows, subject, quantizer, samples or subject.few.costs, progress)
         if samples and layers:
-            rows = with_signal(rows, subject, quantizer, samples, progress)
             found = costs(subject, recipe, stats, layers, samples, options.out, progress)
         before, after = (_measured(options, subject, name, model, progress) for name, model in (("FP32", None), ("quantized", quantizer)))
     title = f"{subject.what} ({options.run}), quantized by {options.file}"
-    notes = tied_notes([named for named in named_parameters(subject.model).values() if named.name.endswith(".weight")])
+    notes = [] if stats or not rows or not needs_statistics(described) else [TAKEN]
+    notes += tied_notes([named for named in named_parameters(subject.model).values() if named.name.endswith(".weight")])
     table = layer_table(rows, found, title, notes)
     files = _write(options.out, quantizer, [table, tensor_table(rows, title, notes)], report_figure(rows, found, title))
     result = Result(table, subject.unit, before, after, files)

@@ -30,7 +30,7 @@ from limbeck.quantization.signal import signal_to_noise
 from limbeck.quantization.trials import Trials, differences
 from limbeck.quantization.tuned import Setting, Tuned
 
-STATS, ABOUT, COSTS = "stats.json", "stats.about.json", "costs{}.jsonl"
+STATS, ABOUT, COSTS = "stats.json", "stats.about.json", "costs"
 FLOATS = {"bits_activations": None, "bits_weights": None, "fpq_module": None}
 
 KEPT_BYTES = 1 << 30
@@ -224,12 +224,6 @@ class Recipe:
     described: PostTraining
     ranges: Setting = field(default_factory=dict)
 
-    @property
-    def fingerprint(self) -> str:
-        """Of the ranges; empty where there are none."""
-        plain = json.dumps({name: list(choice) for name, choice in self.ranges.items()}, sort_keys=True)
-        return sha256(plain.encode()).hexdigest()[:8] if self.ranges else ""
-
     def quantized(self, subject: Subject, stats: Stats | None) -> PostTrainLinearQuantizer:
         """A copy of the model, so quantized; ranges of tensors that it has none for are left aside."""
         if not self.ranges:
@@ -244,12 +238,11 @@ def costs(
 ) -> dict[str, float]:
     """By how much the loss rises on samples of the calibration's split where one layer alone is quantized, and all others compute with floats.
 
-    An input that is on the scale of a layer before has then a range of its own. A call that was cut off goes on from the folder's log, of which each set
-    of ranges has its own.
+    An input that is on the scale of a layer before has then a range of its own. A call that was cut off goes on from the folder's log.
     """
-    described, mark = recipe.described, recipe.fingerprint
-    about = about_losses(subject, described, stats, samples) | ({"ranges": mark} if mark else {})
-    log = folder / COSTS.format(f"_{mark}" if mark else "")
+    described = recipe.described
+    about = about_losses(subject, described, stats, samples) | {"ranges": {name: list(choice) for name, choice in recipe.ranges.items()}}
+    log = log_of(folder, COSTS, about)
     names = leaves(subject.model)
 
     def measured(asked: Mapping[str, Any]) -> float:
@@ -266,6 +259,16 @@ def costs(
     progress.begin("layers, one at a time", total=len(layers) + 1, done=trials.made)
     plain = trials({"layer": None})
     return {layer: trials({"layer": layer}) - plain for layer in layers}
+
+
+def log_of(folder: Path, stem: str, about: Mapping[str, Any]) -> Path:
+    """The log of one question, with a mark of all that its answers depend on: what is asked otherwise has a log of its own.
+
+    >>> log_of(Path("out"), "costs", {"samples": 100}).name, log_of(Path("out"), "costs", {"samples": 200}).name
+    ('costs_d8b0d40c.jsonl', 'costs_9d3ee8c3.jsonl')
+    """
+    mark = sha256(json.dumps(about, sort_keys=True).encode()).hexdigest()[:8]
+    return folder / f"{stem}_{mark}.jsonl"
 
 
 def about_losses(subject: Subject, described: PostTraining, stats: Stats | None, samples: int) -> dict[str, Any]:

@@ -184,16 +184,17 @@ def scheduled(
 
 @contextmanager
 def telling_warnings(tell: Callable[[str], None]) -> Iterator[None]:
-    """Have each ``ScheduleWarning`` of a training told as a line among the others, rather than as Python shows warnings."""
+    """Have each ``ScheduleWarning`` of a job told once, as a line among the others, rather than as Python shows warnings."""
     with warnings.catch_warnings():
         warnings.simplefilter("always", ScheduleWarning)
-        show = warnings.showwarning
+        show, said = warnings.showwarning, set[str]()
 
         def show_warning(message: Warning | str, category: type[Warning], *where: Any, **more: Any) -> None:
-            if issubclass(category, ScheduleWarning):
-                tell(f"warning: {message}")
-            else:
+            if not issubclass(category, ScheduleWarning):
                 show(message, category, *where, **more)
+            elif str(message) not in said:
+                said.add(str(message))
+                tell(f"warning: {message}")
 
         warnings.showwarning = show_warning
         yield

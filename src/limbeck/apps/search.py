@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -12,7 +12,7 @@ import yaml
 
 from limbeck.apps.loop import write_json
 from limbeck.apps.progress import Progress
-from limbeck.apps.quantized import Divergence, Recipe, Subject, about_losses, evaluate, override_of, quantized
+from limbeck.apps.quantized import Divergence, Recipe, Subject, about_losses, evaluate, log_of, override_of, quantized
 from limbeck.errors import QuantizationError
 from limbeck.quantization import PostTrainLinearQuantizer, Stats
 from limbeck.quantization.quantizers import PostTraining
@@ -24,7 +24,7 @@ from limbeck.quantization.tuned import SEARCHES, Setting, Tuned
 BITS = "bits"
 DIVERGENCE, LOSS = "divergence", "loss"
 METHODS = (*SEARCHES, BITS)
-RANGES, LOG = "ranges.json", "search_{method}.jsonl"
+RANGES, LOG = "ranges.json", "search_{method}"
 SCHEDULE = "bits.yaml"
 TOLD = 20
 
@@ -57,12 +57,15 @@ class Searched:
     """What the search began with."""
     file: Path
     objective: str = LOSS
+    saved: str = ""
+    """What a search for bits has saved."""
 
     def told(self) -> str:
         """In a line."""
         end = "its own end" if self.found.finished else "the end of its budget"
         change = f"{self.objective} {self.start:.4f} -> {self.found.best.loss:.4f}"
-        return f"search: {change} in {self.found.evaluations:,} evaluations, to {end}; wrote {self.file}"
+        made = f"{self.found.evaluations:,} evaluation{'s' * (self.found.evaluations != 1)}"
+        return f"search: {change} in {made}, to {end}; {self.saved}{'; ' * bool(self.saved)}wrote {self.file}"
 
 
 def search(
@@ -101,11 +104,10 @@ def _job(
     about = {**about_losses(subject, described, stats, _samples(subject, options)), "method": options.method}
     if options.method == BITS:
         about |= {"widths": list(options.widths), "tolerance": options.tolerance}
-        return _Job(subject, options, about, folder / LOG.format(method=options.method), progress)
+        return _Job(subject, options, about, progress, log=log_of(folder, LOG.format(method=options.method), about))
+    about["objective"] = options.objective
     divergence = Divergence(subject, _samples(subject, options)) if options.objective == DIVERGENCE else None
-    return _Job(
-        subject, options, {**about, "objective": options.objective}, folder / LOG.format(method=options.method), progress, divergence
-    )
+    return _Job(subject, options, about, progress, divergence, log_of(folder, LOG.format(method=options.method), about))
 
 
 def _samples(subject: Subject, options: SearchOptions) -> int:
@@ -119,9 +121,9 @@ class _Job:
     subject: Subject
     options: SearchOptions
     about: Mapping[str, Any]
-    log: Path
     progress: Progress
     divergence: Divergence | None = None
+    log: Path | None = None
     start: float | None = None
     made: int = 0
 
@@ -146,10 +148,13 @@ class _Job:
     def run(self, trials: Trials, steps: Any) -> Found[Any]:
         """To the end of the search, or of the budget, with what it finds shown."""
         self.progress.begin(f"search, {self.options.method}", total=self.options.budget, done=trials.made)
+        known = trials.made
 
         def tell(step: Step[Any]) -> None:
             if self.start is None:
                 self.start = step.loss
+            elif trials.made == known:  # from the log, as it was told when it was found
+                return
             self.progress.show({f"best {self.objective}": step.loss, "at first": self.start})
 
         return trials.run(steps, tell)
@@ -188,8 +193,11 @@ def _bits(
     def changed(bits: Mapping[str, int]) -> PostTraining:
         layers = plain.settings
         own = {layer: {**override_of(described, layer, layers), "bits_weights": number} for layer, number in bits.items()}
-        given = (described.arguments.get("overrides") or {}).items()
-        rest = {pattern: override for pattern, override in given if not own.keys() >= {*layers_named(pattern, layers)}}
+        given = described.arguments.get("overrides") or {}
+        count = {
+            next((pattern for pattern in given if layer in layers_named(pattern, layers)), None) for layer in layers if layer not in own
+        }
+        rest = {pattern: override for pattern, override in given.items() if pattern in count}
         return replace(described, arguments={**described.arguments, "overrides": {**own, **rest}})
 
     trials = Trials(
@@ -208,9 +216,27 @@ def _bits(
     found = job.run(trials, steps())
     best = changed(found.best.setting)
     file = folder / SCHEDULE
+    saved = bits_told(start, found.best.setting, {name: row.values or 1 for name, row in weights.items()}, widths)
+    what = f"{subject.what}, on {_samples(subject, options):,} {subject.unit} of {subject.calibration}, within {options.tolerance:.2%} of the loss"
     text = yaml.safe_dump(schedule_of(best), sort_keys=False, width=120)
-    file.write_text(f"# Found by a search for fewer bits: the loss rises from {job.start:.4f} to {found.best.loss:.4f}.\n\n{text}", "utf-8")
-    return Searched(quantized(subject, best, stats), Recipe(best), found, job.start or found.best.loss, file)
+    file.write_text(f"# {saved}: found for the {what}: {job.start:.4f} -> {found.best.loss:.4f}.\n\n{text}", "utf-8")
+    return Searched(quantized(subject, best, stats), Recipe(best), found, job.start or found.best.loss, file, saved=saved)
+
+
+def bits_told(before: Mapping[str, int], after: Mapping[str, int], sizes: Mapping[str, int], widths: Mapping[str, Sequence[int]]) -> str:
+    """How many bits weights have, on average over their numbers.
+
+    >>> bits_told({"a": 8, "b": 8}, {"a": 4, "b": 8}, {"a": 30, "b": 10}, {"a": (8, 4), "b": (8, 4)})
+    'weights of 8.0 -> 5.0 bits on average, 1 of 2 layers with fewer'
+    >>> bits_told({"a": 4}, {"a": 4}, {"a": 30}, {"a": (8, 4)})
+    'weights of 4.0 bits, the fewest that are tried'
+    """
+    total = sum(sizes.values())
+    old, new = (sum(sizes[name] * bits[name] for name in sizes) / total for bits in (before, after))
+    fewer = sum(after[name] < before[name] for name in before)
+    if all(before[name] == min(widths[name]) for name in before):
+        return f"weights of {old:.1f} bits, the fewest that are tried"
+    return f"weights of {old:.1f} -> {new:.1f} bits on average, {fewer} of {len(before)} layers with fewer"
 
 
 def schedule_of(described: PostTraining) -> dict[str, Any]:

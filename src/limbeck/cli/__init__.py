@@ -22,13 +22,13 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-app.command(epilog=check.EXAMPLE)(check.check)
+app.command(cls=LongOptions, epilog=check.EXAMPLE)(check.check)
 app.command(cls=LongOptions, epilog=plan.EXAMPLE)(plan.plan)
-app.command(epilog=schema.EXAMPLE)(schema.schema)
-app.command(epilog=summary.EXAMPLE)(summary.summary)
-app.command(epilog=thin.EXAMPLE)(thin.thin)
+app.command(cls=LongOptions, epilog=schema.EXAMPLE)(schema.schema)
+app.command(cls=LongOptions, epilog=summary.EXAMPLE)(summary.summary)
+app.command(cls=LongOptions, epilog=thin.EXAMPLE)(thin.thin)
 app.command(cls=LongOptions, epilog=quantize.EXAMPLE)(quantize.quantize)
-app.command(epilog=average.EXAMPLE)(average.average)
+app.command(cls=LongOptions, epilog=average.EXAMPLE)(average.average)
 app.add_typer(lm.app, name="lm")
 app.add_typer(images.app, name="images")
 app.add_typer(translate.app, name="translate")

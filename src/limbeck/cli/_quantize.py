@@ -36,8 +36,13 @@ class Objective(StrEnum):
     loss = "loss"
 
 
-Out = Annotated[Path, typer.Option("--out", metavar="DIR", help="Where statistics, logs, tables and pictures go.")]
-Budget = Annotated[int, typer.Option("--budget", min=1, help="Evaluations that a search may make, those of its log included.")]
+Out = Annotated[Path, typer.Option("--out", metavar="DIR", help="Where statistics, logs, tables and what else is written go.")]
+Budget = Annotated[
+    int | None,
+    typer.Option(
+        "--budget", min=1, help="Evaluations that a search may make, those of its log included. Default: 200.", show_default=False
+    ),
+]
 Least = Annotated[
     Objective | None,
     typer.Option(
@@ -56,15 +61,25 @@ Searching = Annotated[
 ]
 
 
+BUDGET, TOLERANCE = 200, 0.01
+
+
 def search_options(
-    method: str | None, budget: int, samples: int | None, objective: Objective | None, tolerance: float = 0.01
+    method: str | None, budget: int | None, samples: tuple[str, int | None], objective: Objective | None, tolerance: float | None = None
 ) -> SearchOptions | None:
-    """The options of a search, where one is asked for."""
-    if objective is not None and method in (None, Method.bits):
-        why = "bits are bound by the loss" if method else "there is no search"
-        raise typer.BadParameter(f"is of a search for ranges, and {why}; leave it out, or give --search both", param_hint="--objective")
+    """The options of a search, where one is asked for; ``samples`` come with the name of their option. Options that would say nothing are wrong usage."""
+    of_ranges = "--objective" if objective is not None else None
+    of_bits = "--tolerance" if tolerance is not None else None
+    given = [name for name, value in (("--budget", budget), samples) if value is not None]
+    if method is None and (idle := [*given, *filter(None, (of_ranges, of_bits))]):
+        raise typer.BadParameter("says nothing without a search; leave it out, or give --search both", param_hint=idle[0])
+    if method == Method.bits and of_ranges:
+        raise typer.BadParameter("is of a search for ranges, and bits are bound by the loss; leave it out", param_hint=of_ranges)
+    if method is not None and method != Method.bits and of_bits:
+        raise typer.BadParameter("is of --search bits; leave it out", param_hint=of_bits)
     from limbeck.apps.search import SearchOptions
 
-    return (
-        None if method is None else SearchOptions(str(method), budget, samples, str(objective or Objective.divergence), tolerance=tolerance)
-    )
+    if method is None:
+        return None
+    bound = TOLERANCE if tolerance is None else tolerance
+    return SearchOptions(str(method), budget or BUDGET, samples[1], str(objective or Objective.divergence), tolerance=bound)

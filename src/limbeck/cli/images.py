@@ -105,7 +105,7 @@ def train(
         images.run_training(options, given, resume, as_json)
 
 
-@app.command(epilog="Example: limbeck images evaluate runs/resnet20 --latency")
+@app.command(cls=LongOptions, epilog="Example: limbeck images evaluate runs/resnet20 --latency")
 def evaluate(
     checkpoint: Trained,
     data: Annotated[str | None, Choice(help="Images; default: those that the run was trained on.")] = None,
@@ -122,7 +122,7 @@ def evaluate(
     run_evaluation(checkpoint, data, split.value, chosen_device(cuda, device), latency, as_json)
 
 
-@app.command(epilog="Example: limbeck images summary compute --model resnet20_cifar")
+@app.command(cls=LongOptions, epilog="Example: limbeck images summary compute --model resnet20_cifar")
 def summary(
     name: Annotated[str, typer.Argument(metavar="NAME", callback=summary_name, help=KINDS, show_default=False)],
     run: Annotated[Path | None, typer.Argument(metavar="RUN", help="A run folder (its best model) or a checkpoint.")] = None,
@@ -142,11 +142,11 @@ def summary(
     summarise(options, name, run, out, as_json)
 
 
-app.command(epilog=SENSITIVITY_EXAMPLE)(sensitivity)
+app.command(cls=LongOptions, epilog=SENSITIVITY_EXAMPLE)(sensitivity)
 app.command(cls=LongOptions, epilog=QUANTIZE_EXAMPLE)(quantize)
 
 
-@app.command(epilog="Example: limbeck images compare runs/dense runs/pruned --out comparison")
+@app.command(cls=LongOptions, epilog="Example: limbeck images compare runs/dense runs/pruned --out comparison")
 def compare(
     runs: Runs,
     out: Out = Path("comparison"),

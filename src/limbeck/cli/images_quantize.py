@@ -42,9 +42,12 @@ def quantize(
     clip_weights: Annotated[bool, Choice("--clip-weights", help="Clip weights too.")] = False,
     data: Annotated[str | None, Choice(help="Images; default: those that the run was trained on.", show_default=False)] = None,
     split: Annotated[Split, Choice(help="Which images are evaluated.")] = Split.test,
-    eval_images: Annotated[int, Choice("--eval-images", min=0, help="Evaluate on so many of them, spread evenly; 0: all.")] = 0,
+    eval_images: Annotated[int, Choice("--eval-images", "--eval-samples", min=0, help="Evaluate on so many of them, spread evenly; 0: all.")] = 0,
     calibration_images: Annotated[
-        int, Choice("--calibration-images", min=0, help="Images that ranges come from: of the validation, else of the training; 0: all.")
+        int, Choice(
+            "--calibration-images", "--calibration-samples", min=0,
+            help="Images that ranges come from: of the validation, else of the training; 0: all.",
+        ),
     ] = 1000,
     out: Out = Path("quantized"),
     cuda: Annotated[bool, Choice("--cuda", help="Use CUDA.")] = False,

@@ -74,7 +74,7 @@ def neurst(
     typer.echo(schedule_text(options.steps(), last_step, [*_notes_on_neurst(options, given), *_left_out(given, known)]))
 
 
-@app.command(epilog=TFMOT_EXAMPLE)
+@app.command(cls=LongOptions, epilog=TFMOT_EXAMPLE)
 def tfmot(
     file: Annotated[
         Path, typer.Argument(metavar="FILE", help="What get_config() of the schedule gives, as JSON or YAML.", show_default=False)

@@ -122,7 +122,7 @@ def train(
         lm.run_training(options, given, resume, as_json)
 
 
-@app.command(epilog="Example: limbeck lm evaluate runs/small")
+@app.command(cls=LongOptions, epilog="Example: limbeck lm evaluate runs/small")
 def evaluate(
     checkpoint: Trained,
     data: Annotated[str | None, Choice(help="Corpus; default: the one that the run was trained on.")] = None,
@@ -137,7 +137,7 @@ def evaluate(
     run_evaluation(checkpoint, data, split, cuda, device, as_json)
 
 
-@app.command(epilog="Example: limbeck lm generate --checkpoint runs/small --words 100")
+@app.command(cls=LongOptions, epilog="Example: limbeck lm generate --checkpoint runs/small --words 100")
 def generate(
     checkpoint: Annotated[
         Path | None, Choice(help="A run folder (its best model) or a checkpoint. Default: the newest run in runs/.")
@@ -157,5 +157,5 @@ def generate(
     run_generation(checkpoint, outf, words, seed, cuda, device, temperature, log_interval)
 
 
-app.command(epilog="Example: limbeck lm compare runs/dense runs/pruned --out comparison")(compare)
-app.command(epilog=QUANTIZE_EXAMPLE)(quantize)
+app.command(cls=LongOptions, epilog="Example: limbeck lm compare runs/dense runs/pruned --out comparison")(compare)
+app.command(cls=LongOptions, epilog=QUANTIZE_EXAMPLE)(quantize)

@@ -27,16 +27,20 @@ def quantize(
     ] = None,
     data: Annotated[str | None, Choice(help="Corpus; default: the one that the run was trained on.", show_default=False)] = None,
     split: Annotated[str, Choice(metavar="valid|test", callback=_split, help="Which part of the corpus perplexities are of.")] = "test",
-    eval_words: Annotated[int, Choice("--eval-words", min=0, help="Evaluate on so many words of it; 0: all.")] = 0,
+    eval_words: Annotated[int, Choice("--eval-words", "--eval-samples", min=0, help="Evaluate on so many words of it; 0: all.")] = 0,
     calibration_words: Annotated[
-        int, Choice("--calibration-words", min=0, help="Words of the validation text that ranges come from; 0: all.")
+        int, Choice("--calibration-words", "--calibration-samples", min=0, help="Words of the validation text that ranges come from; 0: all.")
     ] = 0,
     out: Out = Path("quantized"),
     search: Searching = None,
-    budget: Budget = 200,
+    budget: Budget = None,
     search_words: Annotated[
-        int, Choice("--search-words", min=1, help="Words of the validation text that a search evaluates on.")
-    ] = 5000,
+        int | None,
+        Choice(
+            "--search-words", "--search-samples", min=1, show_default=False,
+            help="Words of the validation text that a search evaluates on. Default: 5000.",
+        ),
+    ] = None,
     objective: Least = None,
     cuda: Annotated[bool, Choice("--cuda", help="Use CUDA.")] = False,
     device: Annotated[str | None, Choice(help="A torch device; overrides --cuda.", show_default=False)] = None,
@@ -52,6 +56,6 @@ def quantize(
 
     options = QuantizeOptions(
         run=run, files=tuple(files or ()), data=data, split=split, words=eval_words, calibration_words=calibration_words, out=out,
-        search=search_options(search, budget, search_words, objective), cuda=cuda, device=device,
+        search=search_options(search, budget, ("--search-words", search_words), objective), cuda=cuda, device=device,
     )  # fmt: skip
     run_quantize(options, as_json)

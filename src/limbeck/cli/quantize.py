@@ -47,17 +47,18 @@ def quantize(
         int | None,
         Choice(
             "--cost-samples", min=0, show_default=False,
-            help="Samples on which each layer is quantized alone, to see what it costs; 0: leave that out. Default: 2000 words or images, 200 sentences.",
+            help="Samples on which each layer is quantized alone, to see what it costs; 0: none is. Default: 2000 words or images, 200 sentences.",
         ),
     ] = None,
     search: Annotated[
         Method | None,
         Choice(
             "--search", show_default=False,
-            help="Search: greedy, the best clipping for each tensor; lapq, the best norm, then Powell's method; both; bits, fewer for weights.",
+            help="Search: greedy, the best clipping for each tensor; lapq, the best norm, then Powell's method; both; "
+            "bits, 8, 6 or 4 for each layer's weights.",
         ),
     ] = None,
-    budget: Budget = 200,
+    budget: Budget = None,
     search_samples: Annotated[
         int | None,
         Choice(
@@ -66,7 +67,10 @@ def quantize(
         ),
     ] = None,
     objective: Least = None,
-    tolerance: Annotated[float, Choice("--tolerance", min=0, help="By how much of itself the loss may rise in a search for bits.")] = 0.01,
+    tolerance: Annotated[
+        float | None,
+        Choice("--tolerance", min=0, show_default=False, help="By how much of itself the loss may rise in a search for bits. Default: 0.01."),
+    ] = None,
     ranges: Annotated[
         Path | None, Choice("--ranges", help="Ranges that an earlier search has found, its ranges.json.", show_default=False)
     ] = None,
@@ -89,6 +93,7 @@ def quantize(
 
     options = QuantizeOptions(
         file=file, run=model, data=data, stats=stats, dynamic=dynamic, calibration=calibration, split=split.value, samples=eval_samples,
-        costs=cost_samples, search=search_options(search, budget, search_samples, objective, tolerance), ranges=ranges, out=out, cuda=cuda, device=device,
+        costs=cost_samples,
+        search=search_options(search, budget, ("--search-samples", search_samples), objective, tolerance), ranges=ranges, out=out, cuda=cuda, device=device,
     )  # fmt: skip
     run_quantize(options, as_json)

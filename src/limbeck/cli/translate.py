@@ -69,7 +69,7 @@ def train(
 app.command("train", cls=LongOptions, epilog=EXAMPLE, context_settings=UNDERSCORES)(with_fields(train, TrainOptions, PANELS, FLAGS))
 
 
-@app.command(context_settings=UNDERSCORES, epilog="Example: limbeck translate evaluate runs/numbers --split val")
+@app.command(cls=LongOptions, context_settings=UNDERSCORES, epilog="Example: limbeck translate evaluate runs/numbers --split val")
 def evaluate(
     checkpoint: Trained,
     data: Annotated[str | None, Choice(help="Pairs; default: those that the run was trained on.")] = None,
@@ -88,7 +88,9 @@ def evaluate(
 
 
 @app.command(
-    context_settings=UNDERSCORES, epilog="Example: limbeck translate generate runs/numbers --input sentences.en --out sentences.de"
+    cls=LongOptions,
+    context_settings=UNDERSCORES,
+    epilog="Example: limbeck translate generate runs/numbers --input sentences.en --out sentences.de",
 )
 def generate(
     checkpoint: Trained,
@@ -107,7 +109,7 @@ def generate(
     run_generation(checkpoint, read, written, Search(beam_size, length_penalty), chosen_device(cuda, device))
 
 
-@app.command(epilog="Example: limbeck translate compare runs/dense runs/pruned --out comparison")
+@app.command(cls=LongOptions, epilog="Example: limbeck translate compare runs/dense runs/pruned --out comparison")
 def compare(runs: Runs, out: Out = Path("comparison"), as_json: Json = False) -> None:
     """Compare runs: sparsity, non-zeros, and BLEU on validation and tests, detokenised and tokenised; a table and a figure."""
     from limbeck.apps.translation import compare as comparison

@@ -14,10 +14,11 @@ from limbeck.config.check import Checked, Plugins, check
 from limbeck.config.load import Source, load
 from limbeck.config.policies import KINDS, Policy
 from limbeck.config.report import Report
-from limbeck.errors import ScheduleWarning
+from limbeck.errors import QuantizationError, ScheduleWarning
 from limbeck.events import Action
 from limbeck.graph import Inputs
 from limbeck.names import Named, named_parameters
+from limbeck.quantization.models import modular
 from limbeck.quantization.quantizers import PostTraining
 from limbeck.scheduler import Scheduler
 from limbeck.schedules import Window
@@ -104,14 +105,35 @@ def read_schedule(
 
 
 def check_file(source: str | os.PathLike[str], model: nn.Module | None = None, *, allow_plugins: bool = False) -> Report:
-    """All faults and warnings of a schedule file; with a model also names that match none of its parameters. Plugins are never run.
+    """All faults and warnings of a schedule file; with a model also names that match none of its parameters or layers. Plugins are never run.
 
     >>> print(check_file("nowhere.yaml").text())
     nowhere.yaml: 1 fault
       cannot be read: No such file or directory
     """
     plugins: Plugins = "allow" if allow_plugins else "refuse"
-    return check(load(source), None if model is None else named_parameters(model), plugins=plugins).report
+    checked = check(load(source), None if model is None else named_parameters(model), plugins=plugins)
+    if model is not None:
+        _check_quantizers(checked, model)
+    return checked.report
+
+
+def _check_quantizers(checked: Checked, model: nn.Module) -> None:
+    """What is wrong with quantizers for a model, whose recurrent modules are taken into parts as for quantization."""
+    parts: nn.Module | None = None
+    for entry in checked.entries.values():
+        if not isinstance(entry.made, PostTraining):
+            continue
+        try:
+            parts = modular(model, inplace=False) if parts is None else parts
+            with warnings.catch_warnings(record=True) as said:
+                warnings.simplefilter("always", ScheduleWarning)
+                entry.made.quantizer(parts)
+        except QuantizationError as error:
+            found, kept = error.faults or [str(error)], checked.report.faults
+        else:
+            found, kept = [str(each.message) for each in said if issubclass(each.category, ScheduleWarning)], checked.report.warnings
+        kept += [checked.document.fault(text, (entry.section.name, entry.name, "overrides")) for text in found]
 
 
 def applied(checked: Checked, policy: Policy) -> tuple[Window, Action]:

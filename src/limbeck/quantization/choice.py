@@ -43,14 +43,14 @@ class Range:
         """The scales and zero points."""
         return qparams(self.low, self.high, self.bits, self.mode, self.tile)
 
-    def moved(self, low: Tensor | float, high: Tensor | float) -> Range:
-        """Another range for the same tensor; one number serves all groups.
+    def moved(self, low: Tensor | float, high: Tensor | float, clipping: str = "set") -> Range:
+        """Another range for the same tensor; one number serves all groups. ``clipping`` says where it comes from.
 
         Raises ``QuantizationError`` for bounds that are crossed or not finite, or of another number than there are groups.
         """
         with named(self.name):
             bounds = [_like(bound, self.low) for bound in (low, high)]
-            found = replace(self, low=bounds[0], high=bounds[1], clipping="set")
+            found = replace(self, low=bounds[0], high=bounds[1], clipping=clipping)
             qparams(found.low, found.high, self.bits, self.mode, self.tile)
         return found
 

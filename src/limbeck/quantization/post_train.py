@@ -175,9 +175,14 @@ class PostTrainLinearQuantizer:
         """
         return MappingProxyType({name: (found.low, found.high) for name, found in self._ranges.items()})
 
+    @property
+    def clippings(self) -> Mapping[str, str]:
+        """By the same names, where each range comes from."""
+        return MappingProxyType({name: found.clipping for name, found in self._ranges.items()})
+
     @torch.no_grad()
-    def set_range(self, name: str, low: Tensor | float, high: Tensor | float) -> None:
-        """Spread a tensor's integers between other numbers; all that reads the tensor follows.
+    def set_range(self, name: str, low: Tensor | float, high: Tensor | float, clipping: str = "set") -> None:
+        """Spread a tensor's integers between other numbers; all that reads the tensor follows. ``clipping`` is what ``rows`` say of it.
 
         Raises ``QuantizationError`` for a name that has no range, with the one that it shares; for bounds that are no range; and for weights whose floats
         are gone (``save_fp_weights``).
@@ -187,7 +192,7 @@ class PostTrainLinearQuantizer:
         held = [held for held in self._held.values() if name in held.wires()]
         if name.endswith(".weight") and any(each.weight == name and not each.keeps_floats for each in held):
             raise QuantizationError(f"the floats of '{name}' are gone; make the quantizer with save_fp_weights=True")
-        self._ranges[name] = self._ranges[name].moved(low, high)
+        self._ranges[name] = self._ranges[name].moved(low, high, clipping)
         self._params[name] = self._ranges[name].params
         for each in held:
             each.settle(self._params)

@@ -45,7 +45,11 @@ class PostTraining:
           no layer is named 'fc'
         """
         with warnings.catch_warnings(action="ignore"):  # they come when the model is quantized
-            PostTrainLinearQuantizer(model, **{**self.arguments, "model_activation_stats": None})
+            self.quantizer(model)
+
+    def quantizer(self, model: nn.Module) -> PostTrainLinearQuantizer:
+        """The quantizer of a model before there are statistics; nothing is prepared. Raises and warns as ``PostTrainLinearQuantizer``."""
+        return PostTrainLinearQuantizer(model, **{**self.arguments, "model_activation_stats": None})
 
     def prepare(
         self, model: nn.Module, example_inputs: Inputs | Graph | None = None, stats: Stats | None = None, **changes: Any

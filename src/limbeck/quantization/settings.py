@@ -49,6 +49,8 @@ def _clipping(value: Any) -> str:
 
 
 SIDES = ("activations", "weights")
+LISTED = 5
+"""Layers that are named where none is close to what was asked for."""
 MOST_SUM_BITS = 48
 """Sums of so many bits are exact in float64."""
 _MODES = {"enum": [name for mode in Mode for name in (mode.value, mode.name)]}
@@ -286,4 +288,5 @@ def _unmatched(pattern: str, names: Iterable[str]) -> str:
     inside = [name for name in names if name.startswith(f"{pattern}.")]
     if inside:
         return f"'{pattern}' is no layer, but holds {len(inside)}, as '{inside[0]}'; write '{pattern}.*' for all of them"
-    return f"no layer is named '{pattern}'{did_you_mean(pattern, names) or closest(pattern, names)}"
+    others = ", ".join(names[:LISTED]) + f" and {len(names) - LISTED} more" * (len(names) > LISTED)
+    return f"no layer is named '{pattern}'{did_you_mean(pattern, names) or closest(pattern, names) or f'; there are {others}'}"

@@ -54,6 +54,7 @@ class Tuned:
     def __init__(self, quantizer: PostTrainLinearQuantizer) -> None:
         self._quantizer = quantizer
         self._given = dict(quantizer.ranges)
+        self._first = quantizer.clippings
         if not self._given:
             raise QuantizationError("the quantized model has no ranges to search; give statistics, and bits to some layers")
         self._applied: dict[str, Choice] = dict(self.start)
@@ -74,8 +75,13 @@ class Tuned:
         for name, (clipping, factor) in setting.items():
             if self._applied.get(name) != (clipping, factor):
                 low, high = self._range(name, clipping)
-                self._quantizer.set_range(name, low * factor, high * factor)
+                self._quantizer.set_range(name, low * factor, high * factor, self._told(name, clipping, factor))
                 self._applied[name] = (clipping, factor)
+
+    def _told(self, name: str, clipping: str, factor: float) -> str:
+        """A choice in words: ``mse``, or ``mse x 0.8``."""
+        what = self._first[name] if clipping == AS_IT_IS else clipping
+        return what if factor == 1 else f"{what or 'none'} x {factor:.3g}"
 
     def allows(self, name: str, clipping: str) -> bool:
         """Whether a clipping can be taken for a tensor: not all are known for all numbers of bits, and some need histograms."""

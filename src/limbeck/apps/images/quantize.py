@@ -14,8 +14,8 @@ from limbeck.apps.figures import save
 from limbeck.apps.images.clipping_figure import clipping_figure
 from limbeck.apps.images.subject import subject_of
 from limbeck.apps.progress import Progress
-from limbeck.apps.quantized import Subject, evaluate, quantized, statistics
-from limbeck.apps.run import chosen_device
+from limbeck.apps.quantized import Subject, evaluate, log_of, quantized, statistics
+from limbeck.apps.run import chosen_device, telling_warnings
 from limbeck.errors import DataError, QuantizationError, did_you_mean
 from limbeck.quantization import CLIPPINGS, Mode, Stats
 from limbeck.quantization.quantizers import post_train_linear_quantizer
@@ -23,7 +23,7 @@ from limbeck.quantization.trials import Trials
 from limbeck.summaries import render
 from limbeck.summaries.render import Column, Table, fixed
 
-LOG, PICTURE = "top1.jsonl", "top1"
+LOG, PICTURE = "top1", "top1"
 ALL = ("none", "avg", "n_std", "gauss", "laplace", "kl", "mse", "l1", "l3")
 """Every clipping once; ``l2`` is ``mse``."""
 N_STDS = 3.0
@@ -91,7 +91,7 @@ def parse_clippings(text: str) -> tuple[str, ...]:
 def run_quantize(options: QuantizeOptions, as_json: bool = False) -> None:
     """Measure a trained classifier in FP32 and with all bits and clippings, and print one table, which goes to the folder with its picture."""
     subject = subject_of(options.run, options.data, chosen_device(options.cuda, options.device))
-    with Progress(1, "calibration", console=Console(stderr=True)) as progress:
+    with Progress(1, "calibration", console=Console(stderr=True)) as progress, telling_warnings(progress.say):
         stats = statistics(subject, options.calibration, options.out, progress)
         measured = _Measured(options, subject, stats, progress)
         float_top1 = measured.top1(None, None)
@@ -145,7 +145,7 @@ class _Measured:
             **self.subject.about, "split": options.split, "samples": options.samples, "calibration": options.calibration,
             "mode": options.mode, "per channel": options.per_channel, "clipped weights": options.clip_weights,
         }  # fmt: skip
-        trials = Trials(lambda asked: self._measure(asked["bits"], asked["clipping"]), log=options.out / LOG, about=about)
+        trials = Trials(lambda asked: self._measure(asked["bits"], asked["clipping"]), log=log_of(options.out, LOG, about), about=about)
         try:
             return -trials({"bits": bits, "clipping": clipping})
         except QuantizationError:

@@ -14,8 +14,8 @@ from rich.console import Console
 from limbeck.apps.lm.subject import subject_of
 from limbeck.apps.log import perplexity
 from limbeck.apps.progress import Progress
-from limbeck.apps.quantized import Subject, evaluate, named_in_errors, quantized, statistics
-from limbeck.apps.run import chosen_device
+from limbeck.apps.quantized import Subject, evaluate, log_of, named_in_errors, quantized, statistics
+from limbeck.apps.run import chosen_device, telling_warnings
 from limbeck.apps.search import SearchOptions, search
 from limbeck.config import load_quantizer
 from limbeck.quantization import Stats
@@ -24,7 +24,7 @@ from limbeck.quantization.trials import Trials
 from limbeck.summaries import render
 from limbeck.summaries.render import Column, Table, fixed
 
-LOG = "rows.jsonl"
+LOG = "rows"
 FP32, FOUND = "fp32", "searched"
 """The rows that need no file."""
 FP16 = {"fpq_module": 16}
@@ -139,7 +139,7 @@ def run_quantize(options: QuantizeOptions, as_json: bool = False) -> None:
     for name, one in described.items():
         with named_in_errors(name):
             one.check(subject.model)
-    with Progress(1, "calibration", console=Console(stderr=True)) as progress:
+    with Progress(1, "calibration", console=Console(stderr=True)) as progress, telling_warnings(progress.say):
         stats = statistics(subject, options.calibration_words, options.out, progress)
         losses = {name: _loss(subject, one, own_stats(one, stats), options, progress, name) for name, one in described.items()}
         if options.search is not None:
@@ -191,7 +191,7 @@ def _loss(subject: Subject, described: PostTraining, stats: Stats, options: Quan
         return loss
 
     about = {**subject.about, "split": options.split, "words": options.words, "calibration words": options.calibration_words}
-    trials = Trials(measured, log=options.out / LOG, about=about)
+    trials = Trials(measured, log=log_of(options.out, LOG, about), about=about)
     return trials({"quantizer": json.loads(json.dumps(dict(described.arguments)))})
 
 

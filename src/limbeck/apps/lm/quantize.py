@@ -14,7 +14,7 @@ from rich.console import Console
 from limbeck.apps.lm.subject import subject_of
 from limbeck.apps.log import perplexity
 from limbeck.apps.progress import Progress
-from limbeck.apps.quantized import Subject, evaluate, log_of, named_in_errors, quantized, statistics
+from limbeck.apps.quantized import Recipe, Subject, evaluate, log_of, named_in_errors, statistics
 from limbeck.apps.run import chosen_device, telling_warnings
 from limbeck.apps.search import SearchOptions, search
 from limbeck.config import load_quantizer
@@ -141,13 +141,12 @@ def run_quantize(options: QuantizeOptions, as_json: bool = False) -> None:
             one.check(subject.model)
     with Progress(1, "calibration", console=Console(stderr=True)) as progress, telling_warnings(progress.say):
         stats = statistics(subject, options.calibration_words, options.out, progress)
-        losses = {name: _loss(subject, one, own_stats(one, stats), options, progress, name) for name, one in described.items()}
+        losses = {name: _loss(subject, Recipe(one), own_stats(one, stats), options, progress, name) for name, one in described.items()}
         if options.search is not None:
             start = described.get(SEARCHED) or post_train_linear_quantizer(**ROWS[SEARCHED])
             found = search(subject, start, own_stats(start, stats), options.search, options.out, progress)
             progress.say(found.told())
-            progress.begin("searched", total=len(subject.batches(options.split, options.words)), done=0)
-            losses[FOUND] = evaluate(subject, found.quantizer.model, options.split, options.words, progress)["loss"]
+            losses[FOUND] = _loss(subject, found.recipe, own_stats(start, stats), options, progress, FOUND)
             described[FOUND] = start
     rows = [_row(name, described[name], loss, losses[FP32]) for name, loss in losses.items()]
     table = Table(_title(subject, options), columns(options.split), tuple(rows), notes=_notes(options, described))
@@ -178,21 +177,22 @@ def _seven() -> dict[str, PostTraining]:
     return {name: post_train_linear_quantizer(**arguments) for name, arguments in ROWS.items()}
 
 
-def _loss(subject: Subject, described: PostTraining, stats: Stats, options: QuantizeOptions, progress: Progress, name: str) -> float:
+def _loss(subject: Subject, recipe: Recipe, stats: Stats, options: QuantizeOptions, progress: Progress, name: str) -> float:
     """The loss of one row, from the log of the folder where it stands there."""
     total = len(subject.batches(options.split, options.words))
 
     def measured(_: Mapping[str, Any]) -> float:
         progress.begin(name, total=total, done=0)
         with named_in_errors(name):
-            model = quantized(subject, described, stats).model
+            model = recipe.quantized(subject, stats).model
         loss = evaluate(subject, model, options.split, options.words, progress)["loss"]
         progress.show({"loss": loss, "perplexity": perplexity(loss)})
         return loss
 
     about = {**subject.about, "split": options.split, "words": options.words, "calibration words": options.calibration_words}
     trials = Trials(measured, log=log_of(options.out, LOG, about), about=about)
-    return trials({"quantizer": json.loads(json.dumps(dict(described.arguments)))})
+    ranges = {"ranges": {name: list(choice) for name, choice in recipe.ranges.items()}} if recipe.ranges else {}
+    return trials({"quantizer": json.loads(json.dumps(dict(recipe.described.arguments))), **ranges})
 
 
 def _row(name: str, described: PostTraining, loss: float, float_loss: float) -> QuantizedRow:

@@ -34,10 +34,12 @@ ROWS = (
 def test_a_line_a_layer_in_the_models_order_with_what_costs_most_below() -> None:
     table = layer_table(ROWS, {"conv": 0.5, "fc": -0.25}, "LeNet", ["as it is"])
     assert table.cells == [
-        ["conv", "int4/int8", "0.01", "20.0", "0.05", "3", "avg", "31.3", "+0.50000"],
-        ["fc", "fp16", "-", "inf", "-", "-", "-", "-", "-0.25000"],
+        ["conv", "int4/int8", "0.01", "20.0", "0.05", "3", "avg", "31.3", "0.5"],
+        ["fc", "fp16", "-", "inf", "-", "-", "-", "-", "-0.25"],
     ]
-    assert table.notes[0] == "Costliest where one alone is quantized: conv (+0.50000)."
+    assert table.notes[0] == (
+        "Divergence: from FP32's predictions, nats a sample, where that layer alone is quantized; the costliest are conv (0.5)."
+    )
     assert table.notes[-1] == "as it is"
     assert layer_table(ROWS, {}, "LeNet").cells[0][-1] == "-"
 

@@ -126,8 +126,8 @@ def test_all_patterns_that_name_nothing_are_told_with_what_is_close() -> None:
     assert caught.value.faults == (
         "no layer is named 'decodr'; did you mean 'decoder'?",
         "'rnn.cells.0' is no layer, but holds 3, as 'rnn.cells.0.act_f'; write 'rnn.cells.0.*' for all of them",
-        "no layer is named '.*eltwse.*'; there are encoder, rnn.cells.0.act_f, rnn.cells.0.eltwiseadd_gate, rnn.cells.0.eltwisemult_hidden, "
-        "rnn.cells.1.act_f and 3 more",
+        "no layer is named '.*eltwse.*'; the layers are 'encoder', 'rnn.cells.0.act_f', 'rnn.cells.0.eltwiseadd_gate', "
+        "'rnn.cells.0.eltwisemult_hidden', 'rnn.cells.1.act_f' and 3 more",
     )
 
 

@@ -115,7 +115,7 @@ def describe(values: Values) -> str:
     """
     labels = [value for value in values.values() if isinstance(value, str)]
     numbers = [
-        FORMATS.get(name, f"{name.replace('_', ' ')} {{:.4g}}").format(value)
+        FORMATS.get(name, f"{name.replace('_', ' ')} {{:{'.2f' if name.endswith('BLEU') else '.4g'}}}").format(value)
         for name, value in values.items()
         if not isinstance(value, str)
     ]

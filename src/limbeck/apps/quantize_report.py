@@ -150,15 +150,15 @@ LAYERS = (
     Column("Zero", "zero_point", str),
     Column("Clipping", "clipping"),
     Column("SNR (dB)", "snr", fixed(1)),
-    Column("Loss rises by", "cost", lambda cost: f"{cost:+.5f}"),
+    Column("Divergence", "cost", significant),
 )
 
 
 def layer_table(rows: Sequence[Row], costs: Mapping[str, float], title: str, notes: Sequence[str] = ()) -> Table:
-    """A line a layer, in the model's order; ``costs`` is by how much the loss rises where one alone is quantized.
+    """A line a layer, in the model's order; ``costs`` is the divergence from FP32's predictions where one alone is quantized.
 
     >>> layer_table([Row("fc", "weight", "int4", 4, snr_db=40.0), Row("fc", "output", "int8", 8, scale=0.5)], {"fc": 0.0125}, "LeNet").cells
-    [['fc', 'int4/int8', '-', '40.0', '0.5', '-', '-', '-', '+0.01250']]
+    [['fc', 'int4/int8', '-', '40.0', '0.5', '-', '-', '-', '0.0125']]
     """
     of = {(row.layer, row.tensor): row for row in rows}
     lines = []
@@ -178,8 +178,9 @@ def layer_table(rows: Sequence[Row], costs: Mapping[str, float], title: str, not
 def _costliest(costs: Mapping[str, float]) -> list[str]:
     """The layers that cost most, in a line."""
     ordered = [layer for layer in sorted(costs, key=lambda layer: -costs[layer]) if costs[layer] > 0][:SHOWN]
-    told = ", ".join(f"{layer} ({costs[layer]:+.5f})" for layer in ordered)
-    return [f"Costliest where one alone is quantized: {told}."] if told else []
+    told = ", ".join(f"{layer} ({significant(costs[layer])})" for layer in ordered)
+    what = "Divergence: from FP32's predictions, nats a sample, where that layer alone is quantized"
+    return [f"{what}; the costliest are {told}."] if told else []
 
 
 def report_figure(rows: Sequence[Row], costs: Mapping[str, float], title: str) -> Figure:
@@ -212,7 +213,7 @@ def _costs(axes: Axes, costs: Mapping[str, float], layers: Sequence[str]) -> Non
     found = [(place, costs[layer]) for place, layer in enumerate(layers) if layer in costs]
     axes.barh([place for place, _ in found], [cost for _, cost in found], color=COLORS[3], height=0.62, zorder=2)
     axes.axvline(0, color=MUTED, linewidth=0.8)
-    axes.set_xlabel("loss rises by, where it alone is quantized", color=MUTED)
+    axes.set_xlabel("divergence from FP32 where it alone is quantized (nats)", color=MUTED)
     axes.xaxis.set_major_locator(require("matplotlib.ticker", "all").MaxNLocator(5))
 
 

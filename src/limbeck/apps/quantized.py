@@ -131,7 +131,7 @@ class Divergence:
             found = _log_probabilities(run(model))
             total += float(F.kl_div(found, expected, reduction="sum", log_target=True))
             seen += len(found)
-        return total / seen
+        return 0.0 if total < 0 else total / seen  # below zero it is rounding; NaN stays NaN
 
     def _expected(self) -> Iterator[Tensor]:
         """FP32's logarithms of probabilities, batch by batch."""
@@ -236,36 +236,33 @@ class Recipe:
 def costs(
     subject: Subject, recipe: Recipe, stats: Stats | None, layers: Sequence[str], samples: int, folder: Path, progress: Progress
 ) -> dict[str, float]:
-    """By how much the loss rises on samples of the calibration's split where one layer alone is quantized, and all others compute with floats.
+    """The divergence from FP32's predictions, on samples of the calibration's split, of one layer quantized alone while all others compute with floats.
 
     An input that is on the scale of a layer before has then a range of its own. A call that was cut off goes on from the folder's log.
     """
     described = recipe.described
-    about = about_losses(subject, described, stats, samples) | {"ranges": {name: list(choice) for name, choice in recipe.ranges.items()}}
-    log = log_of(folder, COSTS, about)
-    names = leaves(subject.model)
+    ranges = {name: list(choice) for name, choice in recipe.ranges.items()}
+    about = about_losses(subject, described, stats, samples) | {"ranges": ranges, "measure": "divergence"}
+    divergence, names = Divergence(subject, samples), leaves(subject.model)
 
     def measured(asked: Mapping[str, Any]) -> float:
         layer = asked["layer"]
-        progress.begin("FP32" if layer is None else f"{layer} alone")
-        one = None if layer is None else replace(recipe, described=alone(described, layer, names))
-        model = subject.model if one is None else one.quantized(subject, stats).model
-        loss = evaluate(subject, model, subject.calibration, samples)["loss"]
+        progress.begin(f"{layer} alone")
+        found = divergence(replace(recipe, described=alone(described, layer, names)).quantized(subject, stats).model)
         progress.advance()
-        progress.show({"loss": loss})
-        return loss
+        progress.show({"divergence": found})
+        return found
 
-    trials = Trials(measured, log=log, about=about)
-    progress.begin("layers, one at a time", total=len(layers) + 1, done=trials.made)
-    plain = trials({"layer": None})
-    return {layer: trials({"layer": layer}) - plain for layer in layers}
+    trials = Trials(measured, log=log_of(folder, COSTS, about), about=about)
+    progress.begin("layers, one at a time", total=len(layers), done=trials.made)
+    return {layer: trials({"layer": layer}) for layer in layers}
 
 
 def log_of(folder: Path, stem: str, about: Mapping[str, Any]) -> Path:
     """The log of one question, with a mark of all that its answers depend on: what is asked otherwise has a log of its own.
 
     >>> log_of(Path("out"), "costs", {"samples": 100}).name, log_of(Path("out"), "costs", {"samples": 200}).name
-    ('costs_d8b0d40c.jsonl', 'costs_9d3ee8c3.jsonl')
+    ('costs_21b86583.jsonl', 'costs_8b9492a7.jsonl')
     """
     mark = sha256(json.dumps(about, sort_keys=True).encode()).hexdigest()[:8]
     return folder / f"{stem}_{mark}.jsonl"

@@ -42,7 +42,7 @@ class PostTraining:
         >>> post_train_linear_quantizer(overrides={"fc": {"bits_weights": 4}}).check(nn.Sequential(nn.Linear(4, 2)))
         Traceback (most recent call last):
         limbeck.errors.QuantizationError: overrides: 1 fault
-          no layer is named 'fc'
+          no layer is named 'fc'; the layers are '0'
         """
         with warnings.catch_warnings(action="ignore"):  # they come when the model is quantized
             self.quantizer(model)

@@ -288,5 +288,5 @@ def _unmatched(pattern: str, names: Iterable[str]) -> str:
     inside = [name for name in names if name.startswith(f"{pattern}.")]
     if inside:
         return f"'{pattern}' is no layer, but holds {len(inside)}, as '{inside[0]}'; write '{pattern}.*' for all of them"
-    others = ", ".join(names[:LISTED]) + f" and {len(names) - LISTED} more" * (len(names) > LISTED)
-    return f"no layer is named '{pattern}'{did_you_mean(pattern, names) or closest(pattern, names) or f'; there are {others}'}"
+    others = ", ".join(f"'{name}'" for name in names[:LISTED]) + f" and {len(names) - LISTED} more" * (len(names) > LISTED)
+    return f"no layer is named '{pattern}'{did_you_mean(pattern, names) or closest(pattern, names) or f'; the layers are {others}'}"

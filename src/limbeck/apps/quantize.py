@@ -104,7 +104,7 @@ def run_quantize(options: QuantizeOptions, as_json: bool = False) -> None:
         if layers:
             rows = with_signal(rows, subject, quantizer, samples or subject.few.costs, progress)
         if samples and layers:
-            found = costs(subject, recipe, stats, layers, samples, options.out, progress)
+            found = costs(subject, recipe.described, quantizer, stats, samples, options.out, progress)
         before, after = (_measured(options, subject, name, model, progress) for name, model in (("FP32", None), ("quantized", quantizer)))
     title = f"{subject.what} ({options.run}), quantized by {options.file}"
     notes = [] if stats or not rows or not needs_statistics(described) else [TAKEN]

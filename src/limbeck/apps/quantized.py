@@ -234,28 +234,39 @@ class Recipe:
 
 
 def costs(
-    subject: Subject, recipe: Recipe, stats: Stats | None, layers: Sequence[str], samples: int, folder: Path, progress: Progress
-) -> dict[str, float]:
-    """The divergence from FP32's predictions, on samples of the calibration's split, of one layer quantized alone while all others compute with floats.
+    subject: Subject, described: PostTraining, quantizer: PostTrainLinearQuantizer, stats: Stats | None, samples: int, folder: Path,
+    progress: Progress,
+) -> dict[str, float]:  # fmt: skip
+    """The divergence from FP32's predictions, on samples of the calibration's split, of each layer quantized alone while all others compute with floats.
 
-    An input that is on the scale of a layer before has then a range of its own. A call that was cut off goes on from the folder's log.
+    A layer has the ranges that it has in ``quantizer``, its inputs those of the layers that they come from. A call that was cut off goes on from the
+    folder's log.
     """
-    described = recipe.described
-    ranges = {name: list(choice) for name, choice in recipe.ranges.items()}
-    about = about_losses(subject, described, stats, samples) | {"ranges": ranges, "measure": "divergence"}
+    plain = {name: [bound.tolist() for bound in bounds] for name, bounds in quantizer.ranges.items()}
+    about = about_losses(subject, described, stats, samples) | {"ranges": _fingerprint(plain), "measure": "divergence"}
     divergence, names = Divergence(subject, samples), leaves(subject.model)
 
     def measured(asked: Mapping[str, Any]) -> float:
         layer = asked["layer"]
         progress.begin(f"{layer} alone")
-        found = divergence(replace(recipe, described=alone(described, layer, names)).quantized(subject, stats).model)
+        one = quantized(subject, alone(described, layer, names), stats, save_fp_weights=True)
+        for name in one.ranges:
+            bounds = quantizer.ranges.get(quantizer.sources.get(name, name))
+            if bounds is not None:
+                one.set_range(name, *bounds)
+        found = divergence(one.model)
         progress.advance()
         progress.show({"divergence": found})
         return found
 
+    layers = dict.fromkeys(row.layer for row in quantizer.rows())
     trials = Trials(measured, log=log_of(folder, COSTS, about), about=about)
     progress.begin("layers, one at a time", total=len(layers), done=trials.made)
     return {layer: trials({"layer": layer}) for layer in layers}
+
+
+def _fingerprint(tree: Any) -> str:
+    return sha256(json.dumps(tree, sort_keys=True).encode()).hexdigest()[:16]
 
 
 def log_of(folder: Path, stem: str, about: Mapping[str, Any]) -> Path:
@@ -264,13 +275,12 @@ def log_of(folder: Path, stem: str, about: Mapping[str, Any]) -> Path:
     >>> log_of(Path("out"), "costs", {"samples": 100}).name, log_of(Path("out"), "costs", {"samples": 200}).name
     ('costs_21b86583.jsonl', 'costs_8b9492a7.jsonl')
     """
-    mark = sha256(json.dumps(about, sort_keys=True).encode()).hexdigest()[:8]
-    return folder / f"{stem}_{mark}.jsonl"
+    return folder / f"{stem}_{_fingerprint(about)[:8]}.jsonl"
 
 
 def about_losses(subject: Subject, described: PostTraining, stats: Stats | None, samples: int) -> dict[str, Any]:
     """What losses of quantized models, on samples of the calibration's split, depend on, as plain data; of statistics a fingerprint."""
-    plain = "" if stats is None else sha256(json.dumps(stats.tree()).encode()).hexdigest()[:16]
+    plain = "" if stats is None else sha256(json.dumps(stats.tree()).encode()).hexdigest()[:16]  # in the order of its layers
     arguments = json.loads(json.dumps(dict(described.arguments)))
     return {**subject.about, "split": subject.calibration, "samples": samples, "quantizer": arguments, "statistics": plain}
 

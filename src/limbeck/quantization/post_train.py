@@ -176,6 +176,12 @@ class PostTrainLinearQuantizer:
         return MappingProxyType({name: (found.low, found.high) for name, found in self._ranges.items()})
 
     @property
+    def sources(self) -> Mapping[str, str]:
+        """By inputs that have no range of their own, ``LAYER.inputs.0``, the range that they are on: that of the layer that they come from."""
+        wires = {f"{name}.inputs.{place}": wire for name, held in self._held.items() for place, wire in enumerate(held.inputs)}
+        return MappingProxyType({name: wire for name, wire in wires.items() if isinstance(wire, str) and wire != name})
+
+    @property
     def clippings(self) -> Mapping[str, str]:
         """By the same names, where each range comes from."""
         return MappingProxyType({name: found.clipping for name, found in self._ranges.items()})

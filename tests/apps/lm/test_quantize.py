@@ -248,16 +248,22 @@ def test_a_search_leaves_ranges_that_are_taken_up_again(run: Path, file: Path, t
     assert searched["quantized"]["loss"] <= plain["quantized"]["loss"]
 
 
-def test_a_layer_alone_costs_with_the_ranges_that_were_found(run: Path, file: Path, tmp_path: Path) -> None:
+def test_a_layer_alone_has_the_ranges_that_it_has_among_the_others(run: Path, file: Path, tmp_path: Path) -> None:
     subject, described = subject_of(run), load_quantizer(file)
-    tight = {"decoder.output": ("none", 0.1)}
     with Progress(1) as progress:
         stats = statistics(subject, 50, tmp_path, progress)
-        layers = ["decoder", "rnn.cells.0.act_f"]
-        plain, found = (costs(subject, Recipe(described, setting), stats, layers, 50, tmp_path, progress) for setting in ({}, tight))
-    assert abs(found["decoder"] - plain["decoder"]) > 0.01
-    assert found["rnn.cells.0.act_f"] == plain["rnn.cells.0.act_f"]
-    assert len(list(tmp_path.glob("costs*.jsonl"))) == 2
+        found = []
+        for ranges in ({}, {"decoder.output": ("none", 0.1)}, {"rnn.cells.0.eltwisemult_cell_forget.output": ("none", 0.1)}):
+            quantizer = Recipe(described, ranges).quantized(subject, stats)
+            found.append(costs(subject, described, quantizer, stats, 50, tmp_path, progress))
+    plain, decoder, forget = found
+    assert quantizer.sources["rnn.cells.0.eltwiseadd_cell.inputs.0"] == "rnn.cells.0.eltwisemult_cell_forget.output"
+    assert {layer for layer in plain if decoder[layer] != plain[layer]} == {"decoder"}
+    assert {layer for layer in plain if forget[layer] != plain[layer]} == {
+        "rnn.cells.0.eltwisemult_cell_forget",
+        "rnn.cells.0.eltwiseadd_cell",
+    }
+    assert len(list(tmp_path.glob("costs*.jsonl"))) == 3
 
 
 def test_a_file_s_own_statistics_go_before_those_of_the_calibration(run: Path, file: Path, tmp_path: Path) -> None:

@@ -607,3 +607,9 @@ def test_overrides_are_checked_against_the_layers_of_a_model(tmp_path: Path) -> 
     assert found.ok
     assert "the override 'conv' says nothing" in found.text()
     assert isinstance(network["rnn"], nn.LSTM)
+    file.write_text(text.format("'re:(': {bits_weights: 4}"))
+    assert "re:(" in check_file(file, network).text()
+    network["conv"].extra = torch.ones(1, requires_grad=True) * 2  # a copy of it cannot be made
+    del network["rnn"]
+    file.write_text(text.format("conv: {bits_weights: 4}"))
+    assert check_file(file, network).ok

@@ -71,6 +71,7 @@ def test_a_residual_network() -> None:
         "fc": ("concat.output",),
     }
     assert "left.output" not in quantizer.ranges
+    assert quantizer.sources["left.output"] == quantizer.sources["fc.inputs.0"] == "concat.output"
     assert "conv3" not in quantizer._held  # it does not run
     with torch.no_grad():
         hidden = model.add(model.conv2(model.conv1(x)), model.conv1(x))

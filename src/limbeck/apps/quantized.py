@@ -120,14 +120,13 @@ class Divergence:
 
     def __init__(self, subject: Subject, samples: int) -> None:
         self._subject, self._samples = subject, samples
-        self._runs = subject.batches(subject.calibration, samples)
         self._kept: list[Tensor] = []
 
     @torch.no_grad()
     def __call__(self, model: nn.Module) -> float:
         """In nats; of a model that has broken down NaN or infinity."""
         total, seen = 0.0, 0
-        for expected, run in zip(self._expected(), self._runs, strict=True):
+        for expected, run in zip(self._expected(), self._runs(), strict=True):
             found = _log_probabilities(run(model))
             total += float(F.kl_div(found, expected, reduction="sum", log_target=True))
             seen += len(found)
@@ -139,14 +138,17 @@ class Divergence:
             yield from self._kept
             return
         kept: list[Tensor] = []
-        for run in self._subject.batches(
-            self._subject.calibration, self._samples
-        ):  # runs of its own: they may carry a state from batch to batch
+        runs = self._runs()
+        for run in runs:
             expected = _log_probabilities(run(self._subject.model))
-            if expected.nbytes * len(self._runs) <= KEPT_BYTES:
+            if expected.nbytes * len(runs) <= KEPT_BYTES:
                 kept.append(expected)
             yield expected
-        self._kept = kept if len(kept) == len(self._runs) else []
+        self._kept = kept if len(kept) == len(runs) else []
+
+    def _runs(self) -> Sequence[Run]:
+        """New ones for each model: they may carry its state from batch to batch, and keep it alive."""
+        return self._subject.batches(self._subject.calibration, self._samples)
 
 
 def _log_probabilities(found: Predictions) -> Tensor:
@@ -229,7 +231,9 @@ class Recipe:
         if not self.ranges:
             return quantized(subject, self.described, stats)
         quantizer = quantized(subject, self.described, stats, save_fp_weights=True)
-        Tuned(quantizer).apply({name: choice for name, choice in self.ranges.items() if name in quantizer.ranges})
+        known = {name: choice for name, choice in self.ranges.items() if name in quantizer.ranges}
+        if known:
+            Tuned(quantizer).apply(known)
         return quantizer
 
 
@@ -239,17 +243,17 @@ def costs(
 ) -> dict[str, float]:  # fmt: skip
     """The divergence from FP32's predictions, on samples of the calibration's split, of each layer quantized alone while all others compute with floats.
 
-    A layer has the ranges that it has in ``quantizer``, its inputs those of the layers that they come from. A call that was cut off goes on from the
-    folder's log.
+    A layer has the ranges that it has in ``quantizer``, its inputs those of the layers that they come from, in as many bits as its own. A call that was cut
+    off goes on from the folder's log.
     """
-    plain = {name: [bound.tolist() for bound in bounds] for name, bounds in quantizer.ranges.items()}
-    about = about_losses(subject, described, stats, samples) | {"ranges": _fingerprint(plain), "measure": "divergence"}
+    ranges = {name: [bound.tolist() for bound in bounds] for name, bounds in quantizer.ranges.items()}
+    about = about_losses(subject, described, stats, samples) | {"ranges": _fingerprint(ranges), "measure": "divergence"}
     divergence, names = Divergence(subject, samples), leaves(subject.model)
 
     def measured(asked: Mapping[str, Any]) -> float:
         layer = asked["layer"]
         progress.begin(f"{layer} alone")
-        one = quantized(subject, alone(described, layer, names), stats, save_fp_weights=True)
+        one = quantized(subject, alone(described, layer, names), stats, save_fp_weights=True, inputs_quant_auto_fallback=True)
         for name in one.ranges:
             bounds = quantizer.ranges.get(quantizer.sources.get(name, name))
             if bounds is not None:
@@ -280,9 +284,24 @@ def log_of(folder: Path, stem: str, about: Mapping[str, Any]) -> Path:
 
 def about_losses(subject: Subject, described: PostTraining, stats: Stats | None, samples: int) -> dict[str, Any]:
     """What losses of quantized models, on samples of the calibration's split, depend on, as plain data; of statistics a fingerprint."""
-    plain = "" if stats is None else sha256(json.dumps(stats.tree()).encode()).hexdigest()[:16]  # in the order of its layers
-    arguments = json.loads(json.dumps(dict(described.arguments)))
-    return {**subject.about, "split": subject.calibration, "samples": samples, "quantizer": arguments, "statistics": plain}
+    about = {**subject.about, "split": subject.calibration, "samples": samples}
+    return {**about, "quantizer": plain(described), "statistics": "" if stats is None else fingerprint_of(stats)}
+
+
+def fingerprint_of(stats: Stats) -> str:
+    """Of all numbers, in the order of the layers."""
+    return sha256(json.dumps(stats.tree()).encode()).hexdigest()[:16]
+
+
+def plain(described: PostTraining) -> dict[str, Any]:
+    """What a file says as data for JSON; overrides are pairs, as the first that names a layer counts.
+
+    >>> plain(PostTraining({"overrides": {"fc*": {"bits_weights": 4}, "*": {"bits_weights": 6}}}))
+    {'overrides': [['fc*', {'bits_weights': 4}], ['*', {'bits_weights': 6}]]}
+    """
+    arguments: dict[str, Any] = json.loads(json.dumps(dict(described.arguments)))
+    overrides = arguments.get("overrides")
+    return arguments if overrides is None else {**arguments, "overrides": [list(pair) for pair in overrides.items()]}
 
 
 def alone(described: PostTraining, layer: str, layers: Collection[str]) -> PostTraining:

@@ -14,7 +14,7 @@ from limbeck.config.check import Checked, Plugins, check
 from limbeck.config.load import Source, load
 from limbeck.config.policies import KINDS, Policy
 from limbeck.config.report import Report
-from limbeck.errors import QuantizationError, ScheduleWarning
+from limbeck.errors import LimbeckError, ScheduleWarning
 from limbeck.events import Action
 from limbeck.graph import Inputs
 from limbeck.names import Named, named_parameters
@@ -22,6 +22,8 @@ from limbeck.quantization.models import modular
 from limbeck.quantization.quantizers import PostTraining
 from limbeck.scheduler import Scheduler
 from limbeck.schedules import Window
+
+RECURRENT = (nn.RNNBase, nn.RNNCellBase)
 
 
 def load_schedule(
@@ -125,12 +127,13 @@ def _check_quantizers(checked: Checked, model: nn.Module) -> None:
         if not isinstance(entry.made, PostTraining):
             continue
         try:
-            parts = modular(model, inplace=False) if parts is None else parts
+            if parts is None:
+                parts = modular(model, inplace=False) if any(isinstance(each, RECURRENT) for each in model.modules()) else model
             with warnings.catch_warnings(record=True) as said:
                 warnings.simplefilter("always", ScheduleWarning)
                 entry.made.quantizer(parts)
-        except QuantizationError as error:
-            found, kept = error.faults or [str(error)], checked.report.faults
+        except LimbeckError as error:
+            found, kept = getattr(error, "faults", ()) or [str(error)], checked.report.faults
         else:
             found, kept = [str(each.message) for each in said if issubclass(each.category, ScheduleWarning)], checked.report.warnings
         kept += [checked.document.fault(text, (entry.section.name, entry.name, "overrides")) for text in found]

@@ -177,8 +177,12 @@ class PostTrainLinearQuantizer:
 
     @property
     def sources(self) -> Mapping[str, str]:
-        """By inputs that have no range of their own, ``LAYER.inputs.0``, the range that they are on: that of the layer that they come from."""
+        """By tensors that have no range of their own the one that they are on.
+
+        That is of ``LAYER.inputs.0`` the range of the layer that it comes from, and of an output that of the concatenation that it becomes a part of.
+        """
         wires = {f"{name}.inputs.{place}": wire for name, held in self._held.items() for place, wire in enumerate(held.inputs)}
+        wires |= {f"{name}.output": held.output for name, held in self._held.items()}
         return MappingProxyType({name: wire for name, wire in wires.items() if isinstance(wire, str) and wire != name})
 
     @property

@@ -52,12 +52,13 @@ class Row:
 def decibels(signal: float, noise: float) -> float:
     """The ratio of two sums of squares.
 
-    >>> decibels(100.0, 1.0), decibels(1.0, 0.0)
-    (20.0, inf)
+    >>> decibels(100.0, 1.0), decibels(1.0, 0.0), decibels(1.0, math.inf)
+    (20.0, inf, -inf)
     """
     if noise <= 0:
         return math.inf
-    return 10 * math.log10(signal / noise) if signal > 0 else -math.inf
+    ratio = signal / noise
+    return -math.inf if ratio <= 0 else 10 * math.log10(ratio)
 
 
 def exact_snr(before: Tensor, after: Tensor) -> float:

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import copy
 import csv
+import gc
 import json
 import math
 import shlex
+import weakref
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -21,7 +23,19 @@ from limbeck.apps.lm.quantize import ROWS, _chosen, told
 from limbeck.apps.lm.subject import subject_of
 from limbeck.apps.lm.train import evaluate as evaluate_words
 from limbeck.apps.progress import Progress
-from limbeck.apps.quantized import STATS, Divergence, Predictions, Recipe, about_losses, costs, cross_entropy, evaluate, statistics
+from limbeck.apps.quantized import (
+    STATS,
+    Divergence,
+    Predictions,
+    Recipe,
+    about_losses,
+    costs,
+    cross_entropy,
+    evaluate,
+    log_of,
+    plain,
+    statistics,
+)
 from limbeck.apps.search import SearchOptions, load_ranges, search
 from limbeck.cli import app
 from limbeck.config import load_quantizer
@@ -256,14 +270,50 @@ def test_a_layer_alone_has_the_ranges_that_it_has_among_the_others(run: Path, fi
         for ranges in ({}, {"decoder.output": ("none", 0.1)}, {"rnn.cells.0.eltwisemult_cell_forget.output": ("none", 0.1)}):
             quantizer = Recipe(described, ranges).quantized(subject, stats)
             found.append(costs(subject, described, quantizer, stats, 50, tmp_path, progress))
-    plain, decoder, forget = found
+    given, decoder, forget = found
     assert quantizer.sources["rnn.cells.0.eltwiseadd_cell.inputs.0"] == "rnn.cells.0.eltwisemult_cell_forget.output"
-    assert {layer for layer in plain if decoder[layer] != plain[layer]} == {"decoder"}
-    assert {layer for layer in plain if forget[layer] != plain[layer]} == {
+    assert {layer for layer in given if decoder[layer] != given[layer]} == {"decoder"}
+    assert {layer for layer in given if forget[layer] != given[layer]} == {
         "rnn.cells.0.eltwisemult_cell_forget",
         "rnn.cells.0.eltwiseadd_cell",
     }
     assert len(list(tmp_path.glob("costs*.jsonl"))) == 3
+
+
+def test_files_that_differ_in_the_order_of_their_overrides_have_answers_of_their_own(run: Path, tmp_path: Path) -> None:
+    subject = subject_of(run)
+    pairs = [("dec*", {"bits_weights": 2}), ("*", {"bits_weights": 8})]
+    one, other = (post_train_linear_quantizer(overrides=dict(order)) for order in (pairs, pairs[::-1]))
+    assert log_of(tmp_path, "x", about_losses(subject, one, None, 50)) != log_of(tmp_path, "x", about_losses(subject, other, None, 50))
+    assert plain(one) != plain(other)
+
+
+def test_no_model_outlives_its_evaluation(run: Path) -> None:
+    subject = subject_of(run)
+    divergence, alive = Divergence(subject, 50), []
+    for _ in range(3):
+        model = copy.deepcopy(subject.model)
+        alive.append(weakref.ref(model))
+        divergence(model)
+        del model
+    gc.collect()
+    assert [each() for each in alive] == [None] * 3
+
+
+def test_a_layer_alone_may_take_what_no_quantized_layer_gives(run: Path, tmp_path: Path) -> None:
+    subject = subject_of(run)
+    described = post_train_linear_quantizer(inputs_quant_auto_fallback=False)
+    with Progress(1) as progress:
+        stats = statistics(subject, 50, tmp_path, progress)
+        quantizer = Recipe(described).quantized(subject, stats)
+        assert all(cost >= 0 for cost in costs(subject, described, quantizer, stats, 50, tmp_path, progress).values())
+
+
+def test_ranges_for_a_file_that_has_none_are_refused(run: Path, tmp_path: Path) -> None:
+    ranges = tmp_path / "ranges.json"
+    ranges.write_text('{"ranges": {"decoder.output": ["mse", 1.0]}}')
+    result = invoke(f"quantize {ROW_FILES / 'fp16.yaml'} --model {run} --ranges {ranges} --out {tmp_path / 'out'}")
+    assert "has a range for 'decoder.output', which the model quantized by" in str(result.exception)
 
 
 def test_a_file_s_own_statistics_go_before_those_of_the_calibration(run: Path, file: Path, tmp_path: Path) -> None:
@@ -277,6 +327,10 @@ def test_a_file_s_own_statistics_go_before_those_of_the_calibration(run: Path, f
     result = invoke(f"lm quantize {run} {file} {own} --calibration-words 50 --eval-words 50 --out {tmp_path} --json")
     changes = {row["name"]: row["change"] for row in json.loads(result.stdout)["rows"]}
     assert abs(changes["own"] - changes["int8"]) > 0.01
+    tree["decoder"]["output"] |= {"min": -5.0, "max": 5.0}
+    (tmp_path / "own.json").write_text(json.dumps(tree))
+    again = json.loads(invoke(f"lm quantize {run} {own} --calibration-words 50 --eval-words 50 --out {tmp_path} --json").stdout)
+    assert abs(again["rows"][1]["change"] - changes["own"]) > 0.01  # of the statistics that the file has now
     assert any(f"Of own from {tmp_path / 'own.json'}." in note for note in json.loads(result.stdout)["notes"])
 
 

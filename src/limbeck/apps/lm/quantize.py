@@ -14,7 +14,7 @@ from rich.console import Console
 from limbeck.apps.lm.subject import subject_of
 from limbeck.apps.log import perplexity
 from limbeck.apps.progress import Progress
-from limbeck.apps.quantized import Recipe, Subject, evaluate, log_of, named_in_errors, statistics
+from limbeck.apps.quantized import Recipe, Subject, evaluate, fingerprint_of, log_of, named_in_errors, plain, statistics
 from limbeck.apps.run import chosen_device, telling_warnings
 from limbeck.apps.search import SearchOptions, search
 from limbeck.config import load_quantizer
@@ -192,7 +192,8 @@ def _loss(subject: Subject, recipe: Recipe, stats: Stats, options: QuantizeOptio
     about = {**subject.about, "split": options.split, "words": options.words, "calibration words": options.calibration_words}
     trials = Trials(measured, log=log_of(options.out, LOG, about), about=about)
     ranges = {"ranges": {name: list(choice) for name, choice in recipe.ranges.items()}} if recipe.ranges else {}
-    return trials({"quantizer": json.loads(json.dumps(dict(recipe.described.arguments))), **ranges})
+    own = {"statistics": fingerprint_of(stats)} if _named(recipe.described) else {}
+    return trials({"quantizer": plain(recipe.described), **ranges, **own})
 
 
 def _row(name: str, described: PostTraining, loss: float, float_loss: float) -> QuantizedRow:

@@ -93,6 +93,7 @@ def run_quantize(options: QuantizeOptions, as_json: bool = False) -> None:
     subject = subject_of(options.run, options.data, chosen_device(options.cuda, options.device))
     with named_in_errors(options.file):
         described.check(subject.model)
+    subject.batches(options.split, options.samples)  # a split that is not there is missed now, and not after the calibration
     console = Console()
     options.out.mkdir(parents=True, exist_ok=True)
     with Progress(1, "calibration", console=Console(stderr=True)) as progress, telling_warnings(progress.say):

@@ -63,6 +63,7 @@ def test_what_cannot_be_read_is_said(trained: Path, tmp_path: Path) -> None:
         parse_bits("8,x")
     with pytest.raises(DataError, match="no clipping is named 'laplase'; did you mean 'laplace'"):
         parse_clippings("none,laplase")
-    result = invoke(f"images quantize {trained} --split valid --out {tmp_path}")
+    result = invoke(f"images quantize {trained} --split valid --out {tmp_path / 'out'}")
+    assert not (tmp_path / "out").exists()  # before there is any calibration
     assert isinstance(result.exception, DataError)
     assert "the run held no images out for validation" in str(result.exception)

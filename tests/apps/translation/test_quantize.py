@@ -52,6 +52,19 @@ def test_samples_are_the_first_sentences_and_the_test_is_all_tests(dense: Path, 
         subject.batches("dev_2", 0)
 
 
+def test_a_test_that_is_not_there_is_missed_before_the_calibration(dense: Path, folder: Path, tmp_path: Path) -> None:
+    for language in ("en", "de"):
+        (tmp_path / f"val.{language}").write_bytes((folder / f"val.{language}").read_bytes())
+    line = f"quantize {INT8} --model {dense} --data {tmp_path} --cost-samples 0 --out {tmp_path / 'out'}"
+    result = invoke(line)
+    assert isinstance(result.exception, DataError)
+    assert str(result.exception) == "there is no test among these pairs; evaluate --split valid"
+    assert not (tmp_path / "out").exists()
+    result = invoke(f"{line} --split valid --json")
+    assert result.exit_code == 0, result.output
+    assert json.loads(result.stdout)["quantized"].keys() == {"loss", "perplexity", "bleu"}
+
+
 def test_a_pruned_transformer_is_reported_layer_by_layer_and_keeps_its_zeros(folder: Path, tmp_path: Path) -> None:
     run = tmp_path / "run"
     trained = invoke(f"translate train --data {folder} {SMALL} {PRUNED} --train_steps 12 --eval_steps 12 --save {run}")

@@ -91,6 +91,7 @@ def parse_clippings(text: str) -> tuple[str, ...]:
 def run_quantize(options: QuantizeOptions, as_json: bool = False) -> None:
     """Measure a trained classifier in FP32 and with all bits and clippings, and print one table, which goes to the folder with its picture."""
     subject = subject_of(options.run, options.data, chosen_device(options.cuda, options.device))
+    subject.batches(options.split, options.samples)  # a split that is not there is missed now, and not after the calibration
     with Progress(1, "calibration", console=Console(stderr=True)) as progress, telling_warnings(progress.say):
         stats = statistics(subject, options.calibration, options.out, progress)
         measured = _Measured(options, subject, stats, progress)

@@ -129,7 +129,7 @@ def _wanted(split: str | None, known: Iterable[str]) -> list[str]:
     names = list(known)
     tests = [name for name in names if name.startswith(TEST)]
     if split is None and not tests:
-        raise DataError(f"there is no test among these pairs; evaluate --split {VALID[0]}")
+        raise DataError("there is no test among these pairs; evaluate --split valid")
     name = VALID[0] if split in VALID else split
     if name is not None and name not in names:
         raise DataError(f"no split is named '{split}'{did_you_mean(name, names)}; there are {', '.join(names)}")
